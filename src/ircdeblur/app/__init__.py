@@ -1,0 +1,1 @@
+"""The program: command line, web page, batches of files."""

@@ -1,0 +1,1133 @@
+"""The command line: ``ircdeblur deblur photo.jpg -o sharp.jpg`` and its companions.
+
+Only what ``--help`` needs is imported on top. numpy, torch and the rest are imported by the command that uses
+them, after its options and its outputs have been checked. Every message is one line: results on stdout,
+``note:`` and ``error:`` on stderr.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import shlex
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TextIO
+
+import typer
+import typer.main
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ircdeblur.app.imagefile import Inputs, Photo
+
+__all__ = ["app", "main"]
+
+MIN_TILE = 256
+"""Smallest side of a tile: four times `ircdeblur.restore.OVERLAP`."""
+
+MOTION_SUFFIXES = (".npz", ".flo", ".png")
+"""What a motion field can be written as; ``.png`` is a drawing of it."""
+
+TRAIN_LIBRARIES = ("lightning", "yaml")
+
+
+class Method(str, Enum):
+    """Solvers on offer: `ircdeblur.solvers.settings.METHODS`, named here so that help needs no torch."""
+
+    irc = "irc"
+    cg = "cg"
+    fft = "fft"
+    fft_nopad = "fft-nopad"
+
+
+class Network(str, Enum):
+    """Networks that can be trained."""
+
+    motion_net = "motion-net"
+
+
+class Experiment(str, Enum):
+    """Experiments that can be reproduced: those of `ircdeblur.experiments`."""
+
+    table1 = "table1"
+    table2 = "table2"
+    table3 = "table3"
+    table4 = "table4"
+    all = "all"
+
+
+class UsageError(Exception):
+    """The command line itself is wrong; the exit code is 2."""
+
+
+Progress = Callable[[int, int], None]
+Follow = Callable[[int, Path], Progress]
+
+
+class Result(NamedTuple):
+    """What a job makes of one photograph.
+
+    Attributes
+    ----------
+    pixels : (H, W) or (H, W, 3) array
+        The picture to write.
+    motion : (H, W, 2) array or None
+        Its motion field, if there is one to write.
+    text : str
+        What to say about it.
+    """
+
+    pixels: np.ndarray
+    motion: np.ndarray | None = None
+    text: str = ""
+
+
+Job = Callable[["Photo", int, Progress], Result]
+
+
+class Task(NamedTuple):
+    """One photograph: where it is, and where its result and its motion field go."""
+
+    source: Path
+    output: Path
+    motion: Path | None
+
+
+# ---------------------------------------------------------------------------------------------------- options
+
+INPUTS = Annotated[
+    list[str], typer.Argument(metavar="INPUT", help="Photographs: files, a folder or a quoted pattern.")
+]
+INPUT = Annotated[Path, typer.Argument(metavar="INPUT", help="Photograph.")]
+OUT = Annotated[
+    str,
+    typer.Option("--output", "-o", metavar="OUT", help="File to write; for several photographs a folder."),
+]
+METHOD = Annotated[Method, typer.Option("--method", help="Solver.")]
+NOISE = Annotated[
+    str,
+    typer.Option(
+        "--noise", metavar="auto|NUMBER", help="Standard deviation of the noise: 0.01 is 1 % of the range."
+    ),
+]
+STRENGTH = Annotated[
+    float,
+    typer.Option("--strength", metavar="0..1", help="From 0, nothing is changed, to 1, all is restored."),
+]
+TILE = Annotated[
+    str,
+    typer.Option("--tile", metavar="auto|N", help="Side of the tiles in pixels; small ones save memory."),
+]
+DEVICE = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")]
+LINEAR = Annotated[
+    bool,
+    typer.Option("--linear-light", help="Decode sRGB values before and encode them after the computation."),
+]
+SUFFIX = Annotated[
+    str, typer.Option("--suffix", metavar="TEXT", help="Added to the names of files that go to a folder.")
+]
+OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+DRY_RUN = Annotated[bool, typer.Option("--dry-run", help="List what would be written, and write nothing.")]
+MOTION_OUT = Annotated[
+    str | None,
+    typer.Option(
+        "--motion-out",
+        metavar="M",
+        help="Write the motion too: .npz, .flo, or .png for a drawing; a folder for several photographs.",
+    ),
+]
+PSF = Annotated[Path | None, typer.Option("--psf", metavar="P", help="Kernel: .png, .tif, .npy or .mat.")]
+MOTION = Annotated[Path | None, typer.Option("--motion", metavar="M", help="Motion field: .npz or .flo.")]
+LENGTH = Annotated[
+    float | None,
+    typer.Option("--length", metavar="L", help="Length of a straight motion in pixels."),
+]
+ANGLE = Annotated[
+    float | None,
+    typer.Option(
+        "--angle", metavar="A", help="Its angle in degrees: 0 is horizontal, 45 rises to the right."
+    ),
+]
+DATA = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", envvar="IRCDEBLUR_DATA", help="Folder of the data sets."),
+]
+
+app = typer.Typer(
+    name="ircdeblur",
+    help="Motion deblurring: how each pixel of a photograph moved, and the photograph without it.",
+    # Plain help: square brackets are text, and rich need not be imported.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    args : sequence of str, optional
+        The arguments; by default those of the process.
+
+    Returns
+    -------
+    code : int
+        0, or 1 if something failed, 2 for wrong usage, 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    state = {"debug": os.environ.get("IRCDEBLUR_DEBUG", "0") not in ("", "0"), "command": "ircdeblur"}
+    try:
+        code = typer.main.get_command(app).main(
+            args=arguments or ["--help"], prog_name="ircdeblur", standalone_mode=False, obj=state
+        )
+        # Typer turns Ctrl-C into this code itself, or, in its older versions, into Abort.
+        if code == 130:
+            raise KeyboardInterrupt
+    except (KeyboardInterrupt, typer.Abort):
+        _print(sys.stderr, "error: interrupted; files that were finished are complete, no other was touched")
+        return 130
+    except Exception as error:
+        if state["debug"]:
+            traceback.print_exc()
+        # Typer's own errors have no public base class in common, but this method.
+        if isinstance(error, UsageError) or hasattr(error, "format_message"):
+            _print(sys.stderr, f"error: {_usage_text(error, str(state['command']))}")
+            return int(getattr(error, "exit_code", 2))
+        _print(sys.stderr, f"error: {_error_text(error)}")
+        return 1
+    return 2 if not arguments else int(code or 0)
+
+
+@app.callback(invoke_without_command=True)
+def _group(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", hidden=True)] = False,
+) -> None:
+    state = context.ensure_object(dict)
+    state["debug"] = debug or state.get("debug", False)
+    state["command"] = " ".join(filter(None, ("ircdeblur", context.invoked_subcommand)))
+    if version:
+        import ircdeblur
+
+        _print(sys.stdout, f"ircdeblur {ircdeblur.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        raise UsageError("no command given")
+
+
+# --------------------------------------------------------------------------------------------------- commands
+
+
+@app.command()
+def deblur(
+    context: typer.Context,
+    inputs: INPUTS,
+    out: OUT,
+    motion_out: MOTION_OUT = None,
+    method: METHOD = Method.irc,
+    noise: NOISE = "auto",
+    strength: STRENGTH = 1.0,
+    tile: TILE = "auto",
+    device: DEVICE = "auto",
+    linear_light: LINEAR = False,
+    suffix: SUFFIX = "_sharp",
+    overwrite: OVERWRITE = False,
+    quiet: QUIET = False,
+    dry_run: DRY_RUN = False,
+) -> int:
+    """Undo motion blur, whatever it is.
+
+    How each pixel moved is estimated first. Where a photograph did not move, or where that is uncertain, it
+    stays as it is.
+    """
+    _check_number("--strength", strength, 0.0, 1.0)
+    sigma, side = _noise(noise), _tile(tile)
+
+    def prepare() -> Job:
+        from ircdeblur import restore
+        from ircdeblur.motion import describe
+
+        target = _device(device)
+        _require_weights()
+
+        def job(photo: Photo, index: int, progress: Progress) -> Result:
+            sharp, motion = restore.deblur(
+                photo.pixels,
+                return_motion=True,
+                method=method.value,
+                noise=sigma,
+                strength=strength,
+                tile=side,
+                device=target,
+                linear_light=linear_light,
+                progress=progress,
+            )
+            return Result(sharp, motion, describe(motion))
+
+        return job
+
+    report = Report(quiet, _debug(context))
+    return _process(prepare, report, inputs, out, suffix, motion_out, overwrite, dry_run)
+
+
+@app.command()
+def motion(
+    context: typer.Context,
+    source: INPUT,
+    out: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="M", help="File to write: .npz, .flo, or .png for a drawing."),
+    ],
+    tile: TILE = "auto",
+    device: DEVICE = "auto",
+    overwrite: OVERWRITE = False,
+    quiet: QUIET = False,
+) -> int:
+    """Estimate how each pixel moved.
+
+    That is, the straight line that it drew while the shutter was open; forth and back are the same. Prints a
+    summary and writes the motion field, or a drawing of it.
+    """
+    from ircdeblur.app.imagefile import check_output, read_photo
+
+    side = _tile(tile)
+    check_output(out, overwrite=overwrite, inputs=[source], suffixes=MOTION_SUFFIXES)
+    report = Report(quiet, _debug(context))
+    photo = read_photo(source)
+    report.notes(photo.notes, source)
+
+    from ircdeblur import restore
+    from ircdeblur.motion import describe
+
+    target = _device(device)
+    _require_weights()
+    with report.noting(source), _progress(1, quiet) as follow:
+        follow(0, source)
+        field = restore.estimate_motion(photo.pixels, tile=side, device=target)
+    _write_motion(out, field, photo.pixels, overwrite)
+    report.say(describe(field))
+    return 0
+
+
+@app.command()
+def deconvolve(
+    context: typer.Context,
+    inputs: INPUTS,
+    out: OUT,
+    psf: PSF = None,
+    motion: MOTION = None,
+    length: LENGTH = None,
+    angle: ANGLE = None,
+    method: METHOD = Method.irc,
+    noise: NOISE = "auto",
+    tile: TILE = "auto",
+    device: DEVICE = "auto",
+    linear_light: LINEAR = False,
+    suffix: SUFFIX = "_sharp",
+    overwrite: OVERWRITE = False,
+    quiet: QUIET = False,
+    dry_run: DRY_RUN = False,
+) -> int:
+    """Undo a known blur.
+
+    The blur is a kernel, a motion field, or a straight motion of one length and angle.
+    """
+    _check_source(psf, motion, length, angle)
+    sigma, side = _noise(noise), _tile(tile)
+    report = Report(quiet, _debug(context))
+
+    def prepare() -> Job:
+        from ircdeblur import restore
+
+        target = _device(device)
+        kernel, field = _read_blur(report, psf, motion, length, angle)
+        longest = _longest(field, length)
+
+        def job(photo: Photo, index: int, progress: Progress) -> Result:
+            _check_fit(photo, field, motion, longest)
+            return Result(
+                restore.deconvolve(
+                    photo.pixels,
+                    psf=kernel,
+                    motion=field,
+                    method=method.value,
+                    noise=sigma,
+                    tile=side,
+                    device=target,
+                    linear_light=linear_light,
+                    progress=progress,
+                )
+            )
+
+        return job
+
+    return _process(prepare, report, inputs, out, suffix, None, overwrite, dry_run)
+
+
+@app.command()
+def blur(
+    context: typer.Context,
+    inputs: INPUTS,
+    out: OUT,
+    psf: PSF = None,
+    motion: MOTION = None,
+    length: LENGTH = None,
+    angle: ANGLE = None,
+    camera_shake: Annotated[bool, typer.Option("--camera-shake", help="A random camera movement.")] = False,
+    max_length: Annotated[
+        float | None,
+        typer.Option("--max-length", metavar="L", help="Its longest motion in pixels; 15 if not given."),
+    ] = None,
+    noise: Annotated[
+        float, typer.Option("--noise", metavar="S", help="Standard deviation of added Gaussian noise.")
+    ] = 0.0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", metavar="N", min=0, help="Of noise and camera shake; it makes them repeatable."
+        ),
+    ] = None,
+    motion_out: MOTION_OUT = None,
+    device: DEVICE = "auto",
+    linear_light: LINEAR = False,
+    suffix: SUFFIX = "_blurred",
+    overwrite: OVERWRITE = False,
+    quiet: QUIET = False,
+    dry_run: DRY_RUN = False,
+) -> int:
+    """Blur photographs.
+
+    By a kernel, a motion field, a straight motion of one length and angle, or a random camera shake.
+    """
+    _check_source(psf, motion, length, angle, camera_shake)
+    _check_number("--noise", noise, 0.0)
+    if max_length is not None:
+        _check_number("--max-length", max_length, 0.0)
+        if not camera_shake:
+            raise UsageError("--max-length goes with --camera-shake")
+    if motion_out is not None and psf is not None:
+        raise UsageError("--motion-out needs a motion: --motion, --length with --angle, or --camera-shake")
+    report = Report(quiet, _debug(context))
+
+    def prepare() -> Job:
+        import numpy as np
+
+        from ircdeblur import restore
+        from ircdeblur.data.camera import camera_shake as draw
+        from ircdeblur.motion import from_polar
+
+        target = _device(device)
+        kernel, field = _read_blur(report, psf, motion, length, angle)
+        shake = 15.0 if max_length is None else max_length
+        longest = shake if camera_shake else _longest(field, length)
+
+        def job(photo: Photo, index: int, progress: Progress) -> Result:
+            _check_fit(photo, field, motion, longest)
+            shape = photo.pixels.shape[:2]
+            own = None if seed is None else seed + index
+            moved = draw(shape, shake, own) if camera_shake else field
+            blurred = restore.blur(
+                photo.pixels, kernel, moved, noise, own, device=target, linear_light=linear_light
+            )
+            if length is not None and angle is not None:
+                vector = from_polar(np.asarray(length), np.asarray(angle % 180.0))
+                moved = np.broadcast_to(vector.astype(np.float32), (*shape, 2))
+            progress(1, 1)
+            return Result(blurred, moved)
+
+        return job
+
+    return _process(prepare, report, inputs, out, suffix, motion_out, overwrite, dry_run)
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    first: Annotated[Path, typer.Argument(metavar="A", help="Picture, or motion field, to judge.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="The true one.")],
+    motion: Annotated[
+        bool,
+        typer.Option(
+            "--motion", help="Compare motion fields (.npz, .flo): mean squared error, end-point error."
+        ),
+    ] = False,
+    quiet: QUIET = False,
+) -> int:
+    """Print how close two pictures are.
+
+    PSNR in dB and SSIM, or the errors of a motion field, as one line of JSON. Equal pictures have no finite
+    PSNR, and pictures of less than 11 pixels a side no SSIM: null is printed.
+    """
+    from ircdeblur.app.imagefile import ImageFileError
+
+    report = Report(quiet, _debug(context))
+    if motion:
+        from ircdeblur.metrics import end_point_error, motion_mse
+
+        a, b = _read_motion(first), _read_motion(second)
+    else:
+        from ircdeblur.app.imagefile import read_photo
+        from ircdeblur.metrics import SSIM_WINDOW, psnr, ssim
+
+        photos = []
+        for path in (first, second):
+            photos.append(read_photo(path))
+            report.notes(photos[-1].notes, path)
+        a, b = (photo.pixels * photo.scale for photo in photos)
+    if a.shape != b.shape:
+        sizes = " and ".join(_size(array) for array in (a, b))
+        raise ImageFileError(
+            f"the two differ in size or channels ({sizes})", f"{first}, {second}", "compare like with like"
+        )
+    if motion:
+        figures = {"motion_mse": motion_mse(a, b), "end_point_error": end_point_error(a, b)[0]}
+    else:
+        figures = {"psnr": psnr(a, b), "ssim": ssim(a, b) if min(a.shape[:2]) >= SSIM_WINDOW else math.nan}
+    _print_json({name: round(value, 4) if math.isfinite(value) else None for name, value in figures.items()})
+    return 0
+
+
+@app.command()
+def train(
+    network: Annotated[Network, typer.Argument(metavar="NETWORK", help="motion-net")],
+    config: Annotated[Path, typer.Option("--config", metavar="YAML", help="Settings of the run.")],
+    data: DATA = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder of the run; runs/NETWORK if not given."),
+    ] = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option("--max-time", metavar="HH:MM:SS", help="End then; go on later with --resume."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="CKPT", help="Checkpoint of the run to go on with.")
+    ] = None,
+    quiet: QUIET = False,
+) -> int:
+    """Train a network.
+
+    On synthetic pairs, made from folders of sharp photographs.
+    """
+    from importlib.util import find_spec
+
+    from ircdeblur.app.imagefile import ImageFileError, make_folder
+
+    folder = Path("runs", network.value) if out is None else out
+    data = _data(data)
+    missing = [name for name in TRAIN_LIBRARIES if find_spec(name) is None]
+    if missing:
+        raise ImageFileError(
+            "the libraries for training are not installed",
+            ", ".join(missing),
+            'pip install "ircdeblur[train]"',
+        )
+    for path in filter(None, (config, resume)):
+        if not path.is_file():
+            raise ImageFileError("no such file", path, "check the name")
+
+    import yaml
+
+    from ircdeblur.training.motion_net import load_config, parse_time, train_motion_net
+
+    if max_time is not None:
+        try:
+            parse_time(max_time)
+        except ValueError:
+            raise UsageError(f"--max-time must be HH:MM:SS, got {max_time!r}") from None
+    try:
+        settings = load_config(config)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise ImageFileError(f"not a usable configuration ({error})", config, "correct it") from error
+    last = folder / "last.ckpt"
+    if resume is None and (last.exists() or (folder / f"{network.value}.safetensors").exists()):
+        raise ImageFileError(
+            "the folder holds a run already", folder, f"add --resume {last} or choose another --out"
+        )
+    make_folder(folder)
+
+    # What the weights remember of their making: without the places of files on this machine.
+    command = ["ircdeblur", "train", network.value, "--config", str(config)]
+    command += ["--max-time", max_time] if max_time is not None else []
+    try:
+        weights = train_motion_net(
+            settings,
+            data,
+            folder,
+            max_time=max_time,
+            resume=resume,
+            command=shlex.join(command),
+            progress=sys.stderr.isatty() and not quiet,
+        )
+    except SystemExit as error:
+        # Lightning answers Ctrl-C by leaving the program.
+        raise KeyboardInterrupt from error
+    if not quiet:
+        _print(sys.stdout, str(weights))
+    return 0
+
+
+@app.command()
+def reproduce(
+    context: typer.Context,
+    experiment: Annotated[
+        Experiment, typer.Argument(metavar="TABLE", help="table1, table2, table3, table4 or all")
+    ],
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT_DIR", help="Folder for the tables.")],
+    data: DATA = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="On a few pictures: minutes instead of hours.")
+    ] = False,
+    overwrite: OVERWRITE = False,
+) -> int:
+    """Repeat an experiment of the paper.
+
+    Prints its table, and writes it as Markdown and every measurement as CSV.
+    """
+    from ircdeblur.app.imagefile import check_output, make_folder
+
+    data = _data(data)
+    make_folder(out)
+    names = (
+        [e.value for e in Experiment if e is not Experiment.all]
+        if experiment is Experiment.all
+        else [experiment.value]
+    )
+    for name in names:
+        for suffix in (".csv", ".md"):
+            check_output(out / f"{name}{suffix}", overwrite=overwrite, suffixes=(suffix,))
+
+    from ircdeblur import experiments
+
+    _print(sys.stdout, experiments.run(experiment.value, data, out, quick))
+    return 0
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> int:
+    """Print versions, devices and weights.
+
+    The weights with their checksums and how they were trained.
+    """
+    import json
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import pyvips
+    import torch
+
+    import ircdeblur
+    from ircdeblur.nets.checkpoints import describe_weights
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    libraries = ("torch", "numpy", "scipy", "scikit-image", "pyvips", "safetensors", "matplotlib", "typer")
+    extras = ("lightning", "opencv-python-headless", "gradio", "ray", "onnx", "onnxruntime")
+    cuda = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    facts: dict[str, Any] = {
+        "versions": {
+            "ircdeblur": ircdeblur.__version__,
+            "python": platform.python_version(),
+            **{name: installed(name) for name in libraries},
+            "libvips": ".".join(str(pyvips.version(i)) for i in range(3)),
+            **{name: found for name in extras if (found := installed(name)) is not None},
+        },
+        "system": platform.platform(),
+        "devices": [
+            {"name": "cpu", "description": platform.machine()},
+            *(
+                {"name": f"cuda:{i}", "description": f"{device.name}, {device.total_memory / 2**30:.0f} GiB"}
+                for i, device in enumerate(cuda)
+            ),
+        ],
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "weights": describe_weights(),
+    }
+    if as_json:
+        _print_json(facts)
+        return 0
+    for name, found in facts["versions"].items():
+        _print(sys.stdout, f"{name:<24} {found or 'not installed'}")
+    _print(sys.stdout, f"{'system':<24} {facts['system']}")
+    for device in facts["devices"]:
+        _print(sys.stdout, f"{'device ' + device['name']:<24} {device['description']}")
+    _print(sys.stdout, f"{'threads':<24} {facts['threads']} on {facts['cores']} cores")
+    for weights in facts["weights"]:
+        _print(
+            sys.stdout,
+            f"{'weights':<24} {weights['file']}, {weights['bytes']} bytes, sha256 {weights['sha256']}",
+        )
+        for key, value in weights["summary"].items():
+            _print(sys.stdout, f"  {key:<22} {value if isinstance(value, str) else json.dumps(value)}")
+    if not facts["weights"]:
+        _print(sys.stdout, f"{'weights':<24} none")
+    return 0
+
+
+# ------------------------------------------------------------------------------------------- many photographs
+
+
+def _process(
+    prepare: Callable[[], Job],
+    report: Report,
+    inputs: Sequence[str],
+    out: str,
+    suffix: str,
+    motion_out: str | None,
+    overwrite: bool,
+    dry_run: bool,
+) -> int:
+    """Do a job on every input and return the exit code; what fails is reported and the others are done.
+
+    `prepare` makes the job. It imports torch, so it is called when it is known that there is something to do
+    and a place to write to.
+    """
+    from ircdeblur.app.imagefile import (
+        check_output,
+        expand_inputs,
+        make_folder,
+        plan_outputs,
+        read_photo,
+        write_photo,
+    )
+
+    found = expand_inputs(inputs)
+    for problem in found.problems:
+        report.error(problem)
+    if not found.paths:
+        return 1
+    plan = plan_outputs(found, out, suffix)
+    motions, motion_folder = _plan_motions(found, motion_out)
+    folders = [folder for folder in (plan.folder, motion_folder) if folder is not None]
+    if not dry_run:
+        for folder in folders:
+            make_folder(folder)
+
+    tasks = []
+    for (source, output), field in zip(plan.pairs, motions, strict=True):
+        task = Task(source, output, field)
+        try:
+            for path, allowed in ((output, None), (field, MOTION_SUFFIXES)):
+                # A dry run does not make a missing folder, and there is nothing in it to check.
+                if path is not None and (path.parent not in folders or path.parent.is_dir()):
+                    check_output(path, overwrite=overwrite, inputs=found.paths, suffixes=allowed)
+        except Exception as error:
+            report.error(error, source)
+            continue
+        if field is not None and os.path.realpath(field) == os.path.realpath(output):
+            raise UsageError("--output and --motion-out are the same file")
+        tasks.append(task)
+    if dry_run:
+        for task in tasks:
+            _print(sys.stdout, " -> ".join(_one_line(str(path)) for path in task if path is not None))
+        return int(report.failed)
+    if not tasks:
+        return 1
+
+    job = prepare()
+    with _progress(len(tasks), report.quiet) as follow:
+        for index, task in enumerate(tasks):
+            step = follow(index, task.source)
+            try:
+                photo = read_photo(task.source)
+                report.notes(photo.notes, task.source)
+                check_output(task.output, overwrite=overwrite, photo=photo)
+                with report.noting(task.source):
+                    result = job(photo, index, step)
+                report.notes(write_photo(task.output, result.pixels, photo, overwrite=overwrite), task.output)
+                if task.motion is not None and result.motion is not None:
+                    _write_motion(task.motion, result.motion, photo.pixels, overwrite)
+            except Exception as error:
+                report.error(error, task.source)
+                continue
+            report.say(f"{task.source} -> {task.output}" + (f": {result.text}" if result.text else ""))
+    return int(report.failed)
+
+
+def _plan_motions(inputs: Inputs, out: str | None) -> tuple[list[Path | None], Path | None]:
+    """Return where the motion field of every input goes, and the folder that holds them if it is one."""
+    from ircdeblur.app.imagefile import ImageFileError
+
+    if out is None:
+        return [None] * len(inputs.paths), None
+    target = Path(out)
+    if not (inputs.several or target.is_dir() or out.endswith(tuple(filter(None, (os.sep, os.altsep))))):
+        return [target], None
+    if target.suffix.lower() in MOTION_SUFFIXES and not target.is_dir():
+        raise ImageFileError(
+            "the name of a motion file, but several inputs need a folder", target, "give a folder"
+        )
+    planned: dict[Path, Path] = {}
+    for source in inputs.paths:
+        path = target / f"{source.stem}.npz"
+        if path in planned:
+            raise ImageFileError(
+                f"the motion of both {planned[path]} and {source}",
+                path,
+                "rename one or process them one by one",
+            )
+        planned[path] = source
+    return list(planned), target
+
+
+def _write_motion(path: Path, motion: np.ndarray, pixels: np.ndarray, overwrite: bool) -> None:
+    """Write a motion field, or a drawing of it over the picture."""
+    from ircdeblur.app.imagefile import atomic_write
+
+    kind = path.suffix.lower()
+    if kind != ".png":
+        from ircdeblur.motion import write_motion
+
+        with atomic_write(path, overwrite=overwrite) as temp:
+            write_motion(temp, motion, kind)
+        return
+
+    import pyvips
+
+    from ircdeblur.plots import draw_motion
+
+    drawing = draw_motion(pixels, motion)
+    height, width, bands = drawing.shape
+    image = pyvips.Image.new_from_memory(drawing.data, width, height, bands, "uchar").copy(
+        interpretation="srgb"
+    )
+    data = image.write_to_buffer(".png")
+    with atomic_write(path, overwrite=overwrite) as temp:
+        temp.write_bytes(data)
+
+
+@contextmanager
+def _progress(count: int, quiet: bool) -> Iterator[Follow]:
+    """Show a bar over `count` photographs while the block runs, on a terminal only.
+
+    Yields a function of a photograph's number and path, which returns the function to call with the steps of
+    that photograph that are done and those in all.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda index, path: lambda done, total: None
+        return
+
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    bar = rich_progress.Progress(
+        rich_progress.SpinnerColumn(),
+        rich_progress.TextColumn("{task.description}", markup=False),
+        rich_progress.BarColumn(),
+        rich_progress.TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        # Lines for stdout must not go to the bar's stream if only one of the two is the terminal.
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    with bar:
+        task = bar.add_task("", total=count)
+
+        def follow(index: int, path: Path) -> Progress:
+            name = _one_line(path.name)
+            text = name if count == 1 else f"{index + 1}/{count} {name}"
+            bar.update(task, completed=index, description=text)
+            return lambda done, total: bar.update(task, completed=index + done / total)
+
+        yield follow
+
+
+# --------------------------------------------------------------------------------------------- the known blur
+
+
+def _check_source(
+    psf: Path | None,
+    motion: Path | None,
+    length: float | None,
+    angle: float | None,
+    shake: bool | None = None,
+) -> None:
+    """Refuse any number of blur sources but one; `shake` is None where there is no such option."""
+    if (length is None) != (angle is None):
+        raise UsageError("--length and --angle go together")
+    if length is not None and angle is not None:
+        _check_number("--length", length, 0.0)
+        _check_number("--angle", angle)
+    given = sum((psf is not None, motion is not None, length is not None, bool(shake)))
+    if given != 1:
+        options = "--psf, --motion, --length with --angle" + (", --camera-shake" if shake is not None else "")
+        raise UsageError(f"give one of {options}, got {given or 'none'} of them")
+
+
+def _read_blur(
+    report: Report, psf: Path | None, motion: Path | None, length: float | None, angle: float | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return the kernel or the motion field that the options name; neither for a camera shake."""
+    if motion is not None:
+        return None, _read_motion(motion)
+    if psf is not None:
+        from ircdeblur.psf import read_psf
+
+        with report.noting(psf), _reading(psf, "give a non-negative kernel as .png, .tif, .npy or .mat"):
+            return read_psf(psf), None
+    if length is not None and angle is not None:
+        from ircdeblur.kernels import linear_motion_kernel
+
+        return linear_motion_kernel(length, angle), None
+    return None, None
+
+
+def _read_motion(path: Path) -> np.ndarray:
+    from ircdeblur.motion import read_motion
+
+    with _reading(path, "give a .npz file with an array named 'motion', or a .flo file"):
+        return read_motion(path)
+
+
+def _check_fit(photo: Photo, field: np.ndarray | None, motion: Path | None, longest: float) -> None:
+    """Refuse a motion field of another size than the photograph, and motions longer than the photograph."""
+    from ircdeblur.app.imagefile import ImageFileError
+
+    height, width = photo.pixels.shape[:2]
+    if field is not None and field.shape[:2] != (height, width):
+        raise ImageFileError(
+            f"the motion is {_size(field)} pixels, the photograph {width} x {height}",
+            f"{motion}, {photo.path}",
+            "give the motion of this photograph",
+        )
+    if longest > max(height, width):
+        raise ImageFileError(
+            f"a motion of {longest:g} pixels is longer than the photograph ({width} x {height})",
+            photo.path,
+            "give lengths in pixels of this photograph",
+        )
+
+
+def _longest(field: np.ndarray | None, length: float | None) -> float:
+    """Return the length of the longest motion in pixels, 0 for a kernel."""
+    if field is None:
+        return length or 0.0
+    from ircdeblur.motion import to_polar
+
+    return float(to_polar(field)[0].max())
+
+
+@contextmanager
+def _reading(path: Path, advice: str) -> Iterator[None]:
+    """Give the errors of reading a file the form that all errors have."""
+    from ircdeblur.app.imagefile import ImageFileError
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ImageFileError("no such file", path, "check the name") from error
+    except OSError as error:
+        raise ImageFileError(
+            f"cannot read ({error.strerror or error})", path, "check the file and its rights"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise ImageFileError(str(error).replace(f": {path}", ""), path, advice) from error
+
+
+# ------------------------------------------------------------------------------------------ values of options
+
+
+def _noise(text: str) -> float | None:
+    """Return the value of ``--noise``, None for "auto"."""
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise UsageError(f"--noise must be auto or a number, got {text!r}") from None
+    _check_number("--noise", value, 0.0)
+    return value
+
+
+def _tile(text: str) -> int | Literal["auto"]:
+    """Return the value of ``--tile``."""
+    if text == "auto":
+        return "auto"
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < MIN_TILE:
+        raise UsageError(f"--tile must be auto or a whole number of at least {MIN_TILE} pixels, got {text!r}")
+    return value
+
+
+def _device(name: str) -> Any:
+    """Return the torch device for the value of ``--device``."""
+    from ircdeblur.restore import resolve_device
+
+    try:
+        return resolve_device(name)
+    except ValueError as error:
+        raise UsageError(f"--device: {error}") from error
+
+
+def _data(folder: Path | None) -> Path:
+    from ircdeblur.app.imagefile import ImageFileError
+
+    if folder is None:
+        raise UsageError("--data is missing: name the folder of the data sets, or set IRCDEBLUR_DATA")
+    if not folder.is_dir():
+        raise ImageFileError("no such folder", folder, "check --data")
+    return folder
+
+
+def _check_number(option: str, value: float, low: float = -math.inf, high: float = math.inf) -> None:
+    if not (math.isfinite(value) and low <= value <= high):
+        span = (
+            "finite"
+            if low == -math.inf
+            else f"at least {low:g}"
+            if high == math.inf
+            else f"from {low:g} to {high:g}"
+        )
+        raise UsageError(f"{option} must be a number, {span}, got {value:g}")
+
+
+def _require_weights() -> None:
+    """Refuse early, and once for all photographs, to work without weights."""
+    from ircdeblur.app.imagefile import ImageFileError
+    from ircdeblur.nets.checkpoints import MOTION_NET, weights_folder
+
+    if not (weights_folder() / MOTION_NET).is_file():
+        raise ImageFileError(
+            "the weights are missing", weights_folder() / MOTION_NET, "install ircdeblur again"
+        )
+
+
+# --------------------------------------------------------------------------------------------------- messages
+
+
+@dataclass
+class Report:
+    """Messages of one command.
+
+    Attributes
+    ----------
+    quiet : bool
+        Errors only.
+    debug : bool
+        Print tracebacks with the errors.
+    failed : bool
+        Whether there was an error.
+    """
+
+    quiet: bool
+    debug: bool
+    failed: bool = False
+
+    def say(self, text: str) -> None:
+        """Print a result."""
+        if not self.quiet:
+            _print(sys.stdout, _one_line(text))
+
+    def notes(self, texts: Sequence[str], path: Path) -> None:
+        """Print what the user should know about a file."""
+        if not self.quiet:
+            for text in texts:
+                _print(sys.stderr, f"note: {_one_line(f'{path}: {text}')}")
+
+    def error(self, error: Exception, path: Path | None = None) -> None:
+        """Print an error about a file."""
+        self.failed = True
+        if self.debug:
+            traceback.print_exception(error)
+        _print(sys.stderr, f"error: {_error_text(error, path)}")
+
+    @contextmanager
+    def noting(self, path: Path) -> Iterator[None]:
+        """Turn the warnings of the block into notes about a file."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)
+            yield
+        self.notes(list(dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning)), path)
+
+
+def _debug(context: typer.Context) -> bool:
+    return bool(context.ensure_object(dict).get("debug", False))
+
+
+def _error_text(error: Exception, path: Path | None = None) -> str:
+    """Say in one line what went wrong, where, and what to do."""
+    from ircdeblur.app.imagefile import ImageFileError
+
+    text = str(error)
+    where = f": {path}" if path is not None and str(path) not in text else ""
+    if isinstance(error, ImageFileError):
+        return text
+    if isinstance(error, MemoryError) or _is_out_of_memory(text):
+        return _one_line(f"not enough memory{where}; add --tile {MIN_TILE}, or make the picture smaller")
+    if isinstance(error, OSError) and error.errno is not None:
+        place = path if error.filename is None else error.filename
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some space" if full else "check the name and your rights to it"
+        return _one_line(f"{error.strerror}{f': {place}' if place is not None else ''}; {advice}")
+    if isinstance(error, (ValueError, FileNotFoundError)):
+        return _one_line(f"{text}{where}" + ("" if ";" in text else "; check the input and the options"))
+    return _one_line(
+        f"internal fault, {type(error).__name__} ({text}){where}; set IRCDEBLUR_DEBUG=1 and report it"
+    )
+
+
+def _is_out_of_memory(text: str) -> bool:
+    # The CPU's allocator raises a plain RuntimeError, the GPU's a subclass that says the first.
+    return any(
+        phrase in text.lower() for phrase in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def _usage_text(error: Exception, command: str) -> str:
+    """Say in one line what is wrong with the command line."""
+    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    text = _one_line(text).rstrip(".")
+    # The first word of an option or a value is no beginning of a sentence.
+    return f"{text[:1].lower()}{text[1:]}; see '{command} --help'"
+
+
+def _size(array: np.ndarray) -> str:
+    """Return the size of an array as the user knows it: width, height and, for a picture, its channels."""
+    height, width, *rest = array.shape
+    colours = {(): ", grey", (3,): ", RGB"}.get(tuple(rest), "")
+    return f"{width} x {height}{colours}"
+
+
+def _one_line(text: str) -> str:
+    """Join lines; show what cannot be printed, such as bytes of a file name that are no text, by its code."""
+    joined = re.sub(r"\s*[\n\t]\s*", " ", text.strip())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in joined)
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    import json
+
+    _print(sys.stdout, json.dumps(values))
+
+
+def _print(stream: TextIO, text: str) -> None:
+    """Print to a stream that may be unable to show a character, or have no reader any more."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except BrokenPipeError:
+        # The work goes on without a reader. Python would complain at exit if the rest could not be flushed.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

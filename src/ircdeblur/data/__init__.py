@@ -1,0 +1,1 @@
+"""Data: sharp photographs, synthetic camera motion, training pairs."""

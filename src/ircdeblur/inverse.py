@@ -1,0 +1,667 @@
+"""Inverse filters of finite support (Eqs. 10 to 14 of the paper), their bank, and how fast they contract.
+
+The x-update of ADMM is ``min_x sum_i ||k_i * x - z_i||^2`` with ``k_0 = k / sqrt(rho)`` and prior filters
+``k_1, ..., k_n``. Inverse filters ``d_i`` with ``sum_i d_i * k_i = delta`` solve it by iterated residual
+compensation (Algorithm 2.1), ``x <- x + sum_i d_i * (z_i - k_i * x)``, which converges where the contraction
+number, the largest ``|1 - sum_i D_i K_i|`` over the frequencies, is below 1. ``*`` is convolution; filters
+have odd sides and are centred on their middle element.
+
+References
+----------
+T. Eboli, J. Sun, J. Ponce, "Neural Embedding of an Iterative Deconvolution Algorithm for Motion Blur
+Estimation and Removal", section 2.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import scipy.fft
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ircdeblur.kernels import ANGLES, LENGTHS, MAX_LENGTH, MotionBank, linear_motion_kernel
+from ircdeblur.motion import NO_BLUR_LENGTH, Weights, bank_interpolation
+
+__all__ = [
+    "BANK_SUPPORT",
+    "InverseBank",
+    "contraction",
+    "default_support",
+    "gradient_filters",
+    "inverse_filters",
+]
+
+Filter: TypeAlias = "NDArray[Any] | Tensor"
+Against = Literal["continuous", "interpolated"]
+
+RIDGE = 1e-5
+"""eps of (Q Q' + eps I)^-1. The border rows of Q Q' are nearly dependent; without a ridge rounding wins once
+the iteration has converged (horizontal motions of 35 px diverge after some 600 steps). This ridge leaves
+|1 - sum_i D_i K_i| up to 7e-4 at 35 px, less than stopping early does."""
+
+SMALL_SUPPORT_RIDGE = 1e-2
+"""eps where the support is too small for exact filters. With a small eps they then diverge (contraction
+numbers above 30 for the longest motions on 31 x 31); with this one the number stays below 0.5."""
+
+SHORT_MOTION_PENALTY = 0.03
+"""Least rho for which the bank's filters of the 3 px motions are made. At the highest frequencies the kernel
+of 3 px is negative and that of 1 px positive, and for a small rho the average of their inverses diverges
+between them (contraction number 1.01 at rho 0.01, 1.26 at 0.005). Made for this rho and rescaled, the filters
+are as exact and the numbers are 0.77 and 0.95."""
+
+BANK_SUPPORT = 47
+"""Default support of the bank's filters: the least that is exact for 35 px."""
+
+_CACHE_FORMAT = "1"
+"""Part of a cached bank's name. To be raised whenever the filters or their file change."""
+
+_bank = MotionBank()
+
+
+def gradient_filters() -> list[NDArray[np.float64]]:
+    """Return the default prior filters, the differences x(i, j) - x(i, j-1) and x(i, j) - x(i-1, j).
+
+    Returns
+    -------
+    list of ndarray
+        Two float64 convolution filters of shapes (1, 3) and (3, 1), whose middle element is the origin.
+    """
+    horizontal = np.array([[0.0, 1.0, -1.0]])
+    return [horizontal, horizontal.T.copy()]
+
+
+def default_support(psf: Filter) -> int:
+    """Return the side of the inverse filters that `inverse_filters` takes for a psf, in pixels.
+
+    Twice the kernel's side (without its rim of zeros), and at least 31. With two gradient filters, the
+    filters are exact from 1.37 times the kernel's side on; their noise amplification sum_i ||d_i||^2 still
+    falls by up to a third from there to twice the side, and by about a tenth beyond.
+
+    Parameters
+    ----------
+    psf : (..., kh, kw) array or tensor
+        Odd sides.
+
+    Returns
+    -------
+    int
+        Odd.
+    """
+    return max(2 * _side(torch.as_tensor(psf).reshape(-1, *psf.shape[-2:])) + 1, 31)
+
+
+def inverse_filters(
+    psf: Filter,
+    rho: float,
+    support: int | None = None,
+    prior: Sequence[Filter] | None = None,
+    *,
+    ridge: float | None = None,
+    tolerance: float = 5e-4,
+    max_iterations: int = 300,
+) -> Tensor:
+    """Compute the inverse filters of smallest norm, d = Q' (Q Q' + eps I)^-1 delta (Eqs. 12 to 14).
+
+    Parameters
+    ----------
+    psf : (kh, kw) or (N, kh, kw) array or tensor
+        One or several blur kernels: finite, odd sides, positive sum (without it nothing restores the mean).
+    rho : float
+        Penalty of ADMM, positive; k_0 = psf / sqrt(rho).
+    support : int, optional
+        Side wf of the filters in pixels, odd. By default `default_support`.
+    prior : sequence of n (h, w) arrays or tensors, optional
+        The filters k_1, ..., k_n with odd sides; at least one. By default `gradient_filters`.
+    ridge : float, optional
+        eps, not negative. By default `RIDGE`, or `SMALL_SUPPORT_RIDGE` where the support is too small for an
+        exact solution.
+    tolerance : float
+        Stop when the 2-norm of delta - (Q Q' + eps I) lambda is below this; it is the root mean square of
+        1 - sum_i D_i K_i over the frequencies, whose maximum is some 10 times as large.
+    max_iterations : int
+        Stop after so many iterations at the latest.
+
+    Returns
+    -------
+    filters : (n + 1, wf, wf) or (N, n + 1, wf, wf) tensor
+        Float32, d_0 (for the residual z_0 - k_0 * x) first. Computed in float64 on the CPU, returned on the
+        device of `psf`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+
+    Notes
+    -----
+    Q is a sum of convolutions, so no matrix is formed: (Q Q' + eps I) lambda = delta is solved by conjugate
+    gradients, preconditioned with the solution for infinite support, 1 / (sum_i |K_i|^2 + eps) in the Fourier
+    domain. They start from 0 and so tend to the smallest norm.
+
+    The support of a prior filter's d_i is symmetric about the point opposite to the middle of k_i's taps: for
+    the one-sided differences one line of the wf x wf array is zero. A mirrored or transposed psf then has
+    mirrored or transposed filters.
+    """
+    psfs = _check_psf(psf)
+    priors = _check_prior(prior)
+    _check_positive("rho", rho)
+    support = default_support(psfs) if support is None else _check_odd("support", support)
+    if ridge is not None and not (math.isfinite(ridge) and ridge >= 0):
+        raise ValueError(f"ridge must be a finite number, at least 0, got {ridge}")
+    _check_positive("tolerance", tolerance)
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
+
+    solved = []
+    for kernel in psfs:
+        # (n + 1) wf^2 unknowns for (wf + wk - 1)^2 equations.
+        enough = support * (math.sqrt(len(priors) + 1) - 1) >= _side(kernel[None]) - 1
+        eps = ridge if ridge is not None else RIDGE if enough else SMALL_SUPPORT_RIDGE
+        solved.append(
+            _least_norm([kernel / math.sqrt(rho), *priors], support, eps, tolerance, max_iterations)
+        )
+    filters = torch.stack(solved).float()
+    if isinstance(psf, Tensor):
+        filters = filters.to(psf.device)
+    return filters if psf.ndim == 3 else filters[0]
+
+
+def contraction(
+    psf: Filter,
+    filters: Filter,
+    rho: float,
+    prior: Sequence[Filter] | None = None,
+    n_fft: int | None = None,
+) -> float:
+    """Return the contraction number, the largest |1 - sum_i D_i K_i| over the frequencies.
+
+    The error of the residual iteration shrinks by this factor in each step, away from borders (the paper's
+    proposition); at 1 and above it diverges.
+
+    Parameters
+    ----------
+    psf : (kh, kw) array or tensor
+        Blur kernel, odd sides.
+    filters : (n + 1, wf, wf) array or tensor
+        Inverse filters, made for this or another psf.
+    rho : float
+        Penalty of ADMM; k_0 = psf / sqrt(rho).
+    prior : sequence of n (h, w) arrays or tensors, optional
+        By default `gradient_filters`.
+    n_fft : int, optional
+        Frequencies per axis, at least the side of sum_i d_i * k_i. By default twice that: the true maximum is
+        then at most twice the sampled one (a factor 1 / cos(pi / 4) per axis [1]_), and closer in practice.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+
+    References
+    ----------
+    .. [1] H. Ehlich, K. Zeller, "Schwankung von Polynomen zwischen Gitterpunkten", Mathematische Zeitschrift
+       86, 1964.
+    """
+    if psf.ndim != 2:
+        raise ValueError(f"psf must have shape (kh, kw), got {tuple(psf.shape)}")
+    kernel = _check_psf(psf)[0]
+    priors = _check_prior(prior)
+    _check_positive("rho", rho)
+    d = torch.as_tensor(filters).detach().to("cpu", torch.float64)
+    if d.ndim != 3 or d.shape[0] != len(priors) + 1 or d.shape[1] % 2 == 0 or d.shape[2] % 2 == 0:
+        raise ValueError(
+            f"filters must have shape ({len(priors) + 1}, wf, wf) with odd wf, got {tuple(d.shape)}"
+        )
+    k = [kernel / math.sqrt(rho), *priors]
+    side = max(d.shape[-2:]) + max(max(f.shape) for f in k) - 1
+    if n_fft is None:
+        n_fft = 2 * side
+    elif n_fft < side:
+        raise ValueError(f"n_fft must be at least {side}, the side of sum_i d_i * k_i, got {n_fft}")
+    size = (n_fft, n_fft)
+    product = torch.stack([_spectrum(a, size) * _spectrum(b, size) for a, b in zip(d, k, strict=True)]).sum(0)
+    return float((1 - product).abs().max())
+
+
+class InverseBank:
+    """Inverse filters of the 511 motions of `ircdeblur.kernels.MotionBank`; the prior is the two gradients.
+
+    Parameters
+    ----------
+    filters : (511, 3, wf, wf) tensor
+        In the order of the bank's motions.
+    rho : float
+        Penalty of ADMM that they belong to.
+
+    Notes
+    -----
+    All motions are turned and mirrored copies of the 137 at 0 to 42 degrees, and so are their filters; only
+    those are computed and stored.
+    """
+
+    def __init__(self, filters: Tensor, rho: float) -> None:
+        if filters.ndim != 4 or filters.shape[:2] != (len(_bank), 3) or filters.shape[2] != filters.shape[3]:
+            raise ValueError(f"filters must have shape ({len(_bank)}, 3, wf, wf), got {tuple(filters.shape)}")
+        _check_positive("rho", rho)
+        self.filters, self.rho = filters, rho
+
+    @property
+    def support(self) -> int:
+        """Side of the filters in pixels."""
+        return int(self.filters.shape[-1])
+
+    @classmethod
+    def compute(cls, rho: float, support: int = BANK_SUPPORT) -> InverseBank:
+        """Compute the bank; it takes some ten seconds on one core for the default support.
+
+        Parameters
+        ----------
+        rho : float
+            Penalty of ADMM, positive.
+        support : int
+            Side of the filters in pixels, odd, at least 3.
+
+        Returns
+        -------
+        InverseBank
+            Float32, on the CPU. Filters on a support too small for exact ones contract all the same; see
+            `SMALL_SUPPORT_RIDGE`.
+        """
+        _check_bank(rho, support)
+        return cls(_unfold(_compute_folded(rho, support)), rho)
+
+    @classmethod
+    def load(
+        cls, rho: float = 0.01, support: int = BANK_SUPPORT, cache_dir: str | Path | None = None
+    ) -> InverseBank:
+        """Return the bank from memory or from the disk cache, or compute it and put it there.
+
+        Parameters
+        ----------
+        rho : float
+            Penalty of ADMM, positive.
+        support : int
+            Side of the filters in pixels, odd, at least 3.
+        cache_dir : path, optional
+            Folder of the cache. By default the user's cache folder of ircdeblur.
+
+        Returns
+        -------
+        InverseBank
+            Float32, on the CPU. It is shared by all callers: not to be changed in place.
+
+        Warns
+        -----
+        RuntimeWarning
+            If a cached file is damaged (it is computed and written anew) or the folder cannot be written to.
+        """
+        _check_bank(rho, support)
+        if cache_dir is None:
+            import platformdirs
+
+            cache_dir = platformdirs.user_cache_dir("ircdeblur")
+        return _load(float(rho), int(support), Path(cache_dir).absolute())
+
+    def to(self, *args: Any, **kwargs: Any) -> InverseBank:
+        """Return the bank on another device or in another precision; arguments as for `torch.Tensor.to`."""
+        return InverseBank(self.filters.to(*args, **kwargs), self.rho)
+
+    def filters_at(self, length: Tensor, angle: Tensor, weights: Weights = "bilinear") -> Tensor:
+        """Return the averaged inverse filters of the four motions of the bank next to each motion (Eq. 17).
+
+        Filtering is linear, so filtering with the average is the average of the four filtered images.
+
+        Parameters
+        ----------
+        length, angle : (N,) tensors
+            Pixels and degrees. Lengths up to 1 have the filters of no blur, those above 35 are taken as 35.
+        weights : {"bilinear", "softmax"}
+            See `ircdeblur.motion.bank_interpolation`. Only "bilinear" is exact on the bank's motions.
+
+        Returns
+        -------
+        filters : (N, 3, wf, wf) tensor
+            On the bank's device, differentiable in length and angle.
+        """
+        if length.ndim != 1 or length.shape != angle.shape:
+            raise ValueError(
+                f"length and angle must have shape (N,), got {tuple(length.shape)} and {tuple(angle.shape)}"
+            )
+        indices, share = _neighbours(length, angle, weights)
+        indices, share = indices.to(self.filters.device), share.to(self.filters)
+        result = torch.zeros((len(length), *self.filters.shape[1:]), dtype=share.dtype, device=share.device)
+        for k in range(4):
+            result = result + share[:, k, None, None, None] * self.filters[indices[:, k]]
+        return result
+
+    def contraction(
+        self,
+        length: Tensor,
+        angle: Tensor,
+        weights: Weights = "bilinear",
+        against: Against = "continuous",
+        n_fft: int | None = None,
+    ) -> Tensor:
+        """Return the contraction number of the averaged filters of `filters_at` for each motion.
+
+        Parameters
+        ----------
+        length, angle : (N,) tensors
+            Pixels and degrees.
+        weights : {"bilinear", "softmax"}
+            Of the interpolation.
+        against : {"continuous", "interpolated"}
+            The blur: the linear motion's own kernel, or the average of the kernels of the same four motions.
+        n_fft : int, optional
+            Frequencies per axis, at least wf + 34; by default twice that, as for the function `contraction`.
+
+        Returns
+        -------
+        numbers : (N,) tensor
+            Float32 on the CPU; see `contraction`.
+        """
+        if against not in get_args(Against):
+            raise ValueError(f"against must be 'continuous' or 'interpolated', got {against!r}")
+        least = self.support + MAX_LENGTH - 1
+        n = scipy.fft.next_fast_len(2 * least, real=True) if n_fft is None else n_fft
+        if n < least:
+            raise ValueError(f"n_fft must be at least {least}, the side of sum_i d_i * k_i, got {n}")
+        prior = [_spectrum(torch.from_numpy(g).float(), (n, n)) for g in gradient_filters()]
+        length, angle = length.detach().cpu(), angle.detach().cpu()
+        numbers = []
+        for some_lengths, some_angles in zip(length.split(32), angle.split(32), strict=True):
+            if against == "continuous":
+                kernel = torch.zeros(len(some_lengths), MAX_LENGTH, MAX_LENGTH)
+                for i, (one, turn) in enumerate(
+                    zip(some_lengths.tolist(), some_angles.tolist(), strict=True)
+                ):
+                    small = torch.from_numpy(linear_motion_kernel(min(one, MAX_LENGTH), turn))
+                    top, left = ((MAX_LENGTH - side) // 2 for side in small.shape)
+                    kernel[i, top : top + small.shape[0], left : left + small.shape[1]] = small
+            else:
+                indices, share = _neighbours(some_lengths, some_angles, weights)
+                kernels = torch.tensor(_bank.kernels, dtype=torch.float32)
+                kernel = torch.einsum("nk,nkij->nij", share.float(), kernels[indices])
+            filters = self.filters_at(some_lengths, some_angles, weights).cpu().float()
+            d = _spectrum(filters, (n, n))
+            product = d[:, 0] * _spectrum(kernel / math.sqrt(self.rho), (n, n))
+            for i, k in enumerate(prior, 1):
+                product += d[:, i] * k
+            numbers.append((1 - product).abs().amax((-2, -1)))
+        return torch.cat(numbers) if numbers else torch.zeros(0)
+
+
+def _neighbours(length: Tensor, angle: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+    """Return (N, 4) indices into the bank and their weights; motions without blur have motion 0 only."""
+    indices, share = bank_interpolation(length, angle, weights)
+    still = (length <= NO_BLUR_LENGTH)[..., None]
+    return torch.where(still, 0, indices), torch.where(still, 0.25, share)
+
+
+def _least_norm(
+    kernels: Sequence[Tensor], support: int, ridge: float, tolerance: float, max_iterations: int
+) -> Tensor:
+    """Return d = Q' (Q Q' + ridge I)^-1 delta, (n + 1, wf, wf), for float64 kernels k_0, ..., k_n."""
+    half = support // 2
+    taps = [(_extent(k, 0), _extent(k, 1)) for k in kernels]
+    # As large as the sum of the convolutions d_i * k_i, so that nothing wraps around.
+    reach = [max(0, *(t[a][1] for t in taps)) - min(0, *(t[a][0] for t in taps)) for a in (0, 1)]
+    size = (
+        scipy.fft.next_fast_len(support + reach[0], True),
+        scipy.fft.next_fast_len(support + reach[1], True),
+    )
+
+    k = torch.fft.rfft2(torch.stack([_wrapped(kernel, size) for kernel in kernels]))
+    k_conj = k.conj().resolve_conj()
+    inside = torch.zeros(len(kernels), *size, dtype=torch.float64)
+    for i, extent in enumerate(taps):
+        # The psf's own filter uses the whole square.
+        middle = (0, 0) if i == 0 else (sum(extent[0]), sum(extent[1]))
+        rows, columns = (
+            torch.arange(-half + max(0, -m), half - max(0, m) + 1) % n
+            for m, n in zip(middle, size, strict=True)
+        )
+        inside[i, rows[:, None], columns] = 1
+
+    # Sums over the half spectrum count its inner columns twice.
+    count = torch.full((size[1] // 2 + 1,), 2.0, dtype=torch.float64)
+    count[0] = 1
+    if size[1] % 2 == 0:
+        count[-1] = 1
+    count /= size[0] * size[1]
+
+    def dot(a: Tensor, b: Tensor) -> float:
+        return float(((a.real * b.real + a.imag * b.imag).sum(0) * count).sum())
+
+    def adjoint(spectrum: Tensor) -> Tensor:
+        return torch.fft.irfft2(k_conj * spectrum, s=size) * inside
+
+    precondition = 1 / ((k.abs() ** 2).sum(0) + ridge).clamp_min(torch.finfo(torch.float64).tiny)
+    residual = torch.ones_like(k[0])
+    multiplier = torch.zeros_like(residual)
+    preconditioned = precondition * residual
+    direction, energy = preconditioned, dot(residual, preconditioned)
+    for _ in range(max_iterations):
+        image = (k * torch.fft.rfft2(adjoint(direction))).sum(0) + ridge * direction
+        curvature = dot(direction, image)
+        if not curvature > 0:  # Converged to rounding.
+            break
+        step = energy / curvature
+        multiplier = multiplier + step * direction
+        residual = residual - step * image
+        if dot(residual, residual) <= tolerance**2:
+            break
+        preconditioned = precondition * residual
+        previous, energy = energy, dot(residual, preconditioned)
+        direction = preconditioned + (energy / previous) * direction
+    return adjoint(multiplier).roll((half, half), (-2, -1))[:, :support, :support]
+
+
+def _extent(kernel: Tensor, axis: int) -> tuple[int, int]:
+    """Return the first and last offset from the middle of the lines that are not zero."""
+    lines = kernel.any(1 - axis).nonzero()
+    middle = kernel.shape[axis] // 2
+    return int(lines[0]) - middle, int(lines[-1]) - middle
+
+
+def _side(psfs: Tensor) -> int:
+    """Return the side of the least square about the middle element with all non-zeros of (N, kh, kw) psfs."""
+    union = (psfs != 0).any(0)
+    return 1 + 2 * max((abs(offset) for axis in (0, 1) for offset in _extent(union, axis)), default=0)
+
+
+def _wrapped(kernel: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the kernel on a periodic grid, its middle element at index (0, 0)."""
+    rows, columns = ((torch.arange(n) - n // 2) % m for n, m in zip(kernel.shape, size, strict=True))
+    grid = torch.zeros(size, dtype=kernel.dtype)
+    return grid.index_put_((rows[:, None], columns), kernel, accumulate=True)
+
+
+def _spectrum(filters: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the half spectra of (..., h, w) filters, centred, on a grid of `size`, at least (h, w)."""
+    h, w = filters.shape[-2:]
+    padded = torch.nn.functional.pad(filters, (0, size[1] - w, 0, size[0] - h))
+    return torch.fft.rfft2(padded.roll((-(h // 2), -(w // 2)), (-2, -1)))
+
+
+# The bank: 0 to 42 degrees are computed, the other angles are copies.
+
+_FOLDED = [0] + [_bank.index(i, j) for i in range(1, len(LENGTHS)) for j in range(8)]
+"""The motions whose filters are computed."""
+
+
+def _compute_folded(rho: float, support: int) -> Tensor:
+    """Return the (137, 3, wf, wf) filters of the motions `_FOLDED`."""
+
+    def filters(motion: int) -> Tensor:
+        length, angle = _bank.motions[motion]
+        design = max(rho, SHORT_MOTION_PENALTY) if length == LENGTHS[1] else rho
+        solved = inverse_filters(linear_motion_kernel(length, angle), design, support)
+        # sum_i d_i * k_i = delta does not depend on rho when d_0 is taken per unit of z_0.
+        solved[0] *= math.sqrt(rho / design)
+        return solved
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return torch.stack(list(pool.map(filters, _FOLDED)))
+
+
+def _unfold(folded: Tensor) -> Tensor:
+    """Return the (511, 3, wf, wf) filters of all motions from those of `_FOLDED`."""
+    steps = len(ANGLES)
+    filters = folded.new_empty(len(_bank), *folded.shape[1:])
+    for base, motion in zip(folded, _FOLDED, strict=True):
+        if motion == 0:
+            filters[0] = base
+            continue
+        i_length, j = 1 + (motion - 1) // steps, (motion - 1) % steps
+        turned = _transpose(base)
+        # The mirror images come first: those of 0 and 90 degrees are these motions themselves.
+        filters[_bank.index(i_length, steps - j)] = _mirror(base)
+        filters[_bank.index(i_length, steps // 2 + j)] = _mirror(turned)
+        filters[_bank.index(i_length, j)] = base
+        filters[_bank.index(i_length, steps // 2 - j)] = turned
+    return filters
+
+
+def _transpose(filters: Tensor) -> Tensor:
+    """Return the filters of the transposed psf: angle 90 - a."""
+    return filters.transpose(1, 2)[[0, 2, 1]]
+
+
+def _mirror(filters: Tensor) -> Tensor:
+    """Return the filters of the psf mirrored left to right: angle 180 - a.
+
+    The mirrored horizontal difference is minus the difference, one pixel further left.
+    """
+    mirrored = filters.flip(2)
+    mirrored[1] = -mirrored[1].roll(-1, 1)
+    return mirrored
+
+
+# The disk cache.
+
+
+@functools.lru_cache(maxsize=4)
+def _load(rho: float, support: int, folder: Path) -> InverseBank:
+    path = folder / f"inverse-bank-{_CACHE_FORMAT}-rho{rho!r}-support{support}.safetensors"
+    folded = _read_cache(path, support)
+    if folded is None:
+        folded = _compute_folded(rho, support)
+        try:
+            _write_cache(path, folded)
+        except OSError as error:
+            warnings.warn(
+                f"inverse filters cannot be cached in {folder} ({error.strerror or error}); "
+                "they are computed anew in each process",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+    return InverseBank(_unfold(folded), rho)
+
+
+def _digest(filters: Tensor) -> str:
+    return hashlib.sha256(filters.numpy().tobytes()).hexdigest()
+
+
+def _read_cache(path: Path, support: int) -> Tensor | None:
+    """Return the filters in a file, or None (with a warning) where it is damaged."""
+    from safetensors import safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            filters, digest = file.get_tensor("filters"), file.metadata()["sha256"]
+        if filters.shape == (len(_FOLDED), 3, support, support) and _digest(filters) == digest:
+            return filters
+        reason = "its checksum or shape is wrong"
+    except Exception as error:  # Errors of safetensors share no base class with those of missing entries.
+        reason = str(error)
+    warnings.warn(f"damaged cache file {path} ({reason}); it is computed anew", RuntimeWarning, stacklevel=4)
+    return None
+
+
+def _write_cache(path: Path, filters: Tensor) -> None:
+    """Write a file in one step: other processes see all of it or nothing."""
+    from safetensors.torch import save
+
+    data = save({"filters": filters}, {"sha256": _digest(filters)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+# Checks of arguments.
+
+
+def _check_psf(psf: Filter) -> Tensor:
+    """Return the psf as a float64 tensor (N, kh, kw) on the CPU."""
+    psfs = _check_numbers("psf", psf)
+    if psfs.ndim not in (2, 3) or psfs.shape[-1] % 2 == 0 or psfs.shape[-2] % 2 == 0 or psfs.numel() == 0:
+        raise ValueError(
+            f"psf must have shape (kh, kw) or (N, kh, kw) with odd sides, got {tuple(psfs.shape)}"
+        )
+    if not (psfs.sum((-2, -1)) > 0).all():
+        raise ValueError("psf must have a positive sum")
+    return psfs.reshape(-1, *psfs.shape[-2:])
+
+
+def _check_prior(prior: Sequence[Filter] | None) -> list[Tensor]:
+    """Return the prior filters as float64 tensors on the CPU."""
+    filters = [_check_numbers("prior", f) for f in (gradient_filters() if prior is None else prior)]
+    if not filters:
+        raise ValueError("prior must have at least one filter")
+    for f in filters:
+        if f.ndim != 2 or f.shape[0] % 2 == 0 or f.shape[1] % 2 == 0:
+            raise ValueError(f"a prior filter must have shape (h, w) with odd sides, got {tuple(f.shape)}")
+        if not f.any():
+            raise ValueError("a prior filter must not be zero everywhere")
+    return filters
+
+
+def _check_numbers(name: str, values: Filter) -> Tensor:
+    if not isinstance(values, (np.ndarray, Tensor)):
+        raise TypeError(f"{name} must be an array or a tensor, got {type(values).__name__}")
+    tensor = torch.as_tensor(values).detach().to("cpu", torch.float64)
+    if not tensor.isfinite().all():
+        raise ValueError(f"{name} contains NaN or infinity")
+    return tensor
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a positive number, got {value}")
+
+
+def _check_odd(name: str, value: int) -> int:
+    if value < 1 or value % 2 == 0:
+        raise ValueError(f"{name} must be a positive odd number, got {value}")
+    return int(value)
+
+
+def _check_bank(rho: float, support: int) -> None:
+    _check_positive("rho", rho)
+    if _check_odd("support", support) < 3:
+        raise ValueError(f"support must be at least 3, got {support}")

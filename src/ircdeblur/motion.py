@@ -1,0 +1,272 @@
+"""Motion fields: vectors, polar and double-angle form, the half plane, interpolation on the bank, files.
+
+A motion field is ``(..., 2)``: ``[..., 0] = u`` to the right and ``[..., 1] = v`` **down**, in pixels. ``m`` and ``-m``
+are the same blur. Length is ``hypot(u, v)``; angle is ``atan2(-v, u)`` modulo 180 in degrees, counter-clockwise on the
+screen. The functions take NumPy arrays or torch tensors and return the same kind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, TypeVar, cast
+
+import numpy as np
+import torch
+
+from ircdeblur.kernels import ANGLES, LENGTHS, MAX_LENGTH
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
+Weights = Literal["softmax", "bilinear"]
+
+NO_BLUR_LENGTH = 1.0
+"""Motions of at most this length (in pixels) leave the picture as it is."""
+
+_FLO_MAGIC = 202021.25
+
+
+def _backend(array: Any) -> ModuleType:
+    return torch if isinstance(array, torch.Tensor) else np
+
+
+def _stack(a: Array, b: Array) -> Array:
+    return torch.stack((a, b), dim=-1) if isinstance(a, torch.Tensor) else np.stack((a, b), axis=-1)
+
+
+def to_polar(motion: Array) -> tuple[Array, Array]:
+    """Return length and angle of motion vectors.
+
+    Parameters
+    ----------
+    motion : (..., 2) array or tensor
+        Motion vectors (u right, v down) in pixels.
+
+    Returns
+    -------
+    length : (...) array or tensor
+        ``hypot(u, v)`` in pixels.
+    angle : (...) array or tensor
+        Degrees in [0, 180), counter-clockwise on the screen, as MATLAB's ``fspecial('motion', length, angle)``.
+    """
+    xp = _backend(motion)
+    u, v = motion[..., 0], motion[..., 1]
+    angle = xp.rad2deg(xp.arctan2(-v, u)) % 180.0
+    # A tiny negative angle plus 180 rounds to 180 itself, which is the angle 0.
+    return xp.hypot(u, v), cast(Array, xp.where(angle >= 180.0, angle - 180.0, angle))
+
+
+def from_polar(length: Array, angle: Array) -> Array:
+    """Return motion vectors of the given length (pixels) and angle (degrees); the inverse of `to_polar`.
+
+    The result lies in the canonical half plane when the angle is in (-90, 90].
+    """
+    xp = _backend(length)
+    radians = xp.deg2rad(angle)
+    return _stack(length * xp.cos(radians), -length * xp.sin(radians))
+
+
+def canonical(motion: Array) -> Array:
+    """Flip every vector into the canonical half plane: u > 0, or u = 0 and v >= 0."""
+    xp = _backend(motion)
+    u, v = motion[..., 0], motion[..., 1]
+    flip = (u < 0) | ((u == 0) & (v < 0))
+    return cast(Array, xp.where(flip[..., None], -motion, motion))
+
+
+def align_sign(motion: Array, reference: Array) -> Array:
+    """Choose the sign of every vector so that it points with (not against) the reference's vector there."""
+    xp = _backend(motion)
+    dot = (motion * reference).sum(-1)
+    return cast(Array, xp.where((dot < 0)[..., None], -motion, motion))
+
+
+def to_double_angle(motion: Array) -> Array:
+    """Return (l cos 2a, l sin 2a) for vectors of length l and angle a.
+
+    The double angle is the same for ``m`` and ``-m`` and continuous where the angle passes 180 degrees, so it can be
+    averaged, interpolated and regressed.
+    """
+    xp = _backend(motion)
+    length = xp.hypot(motion[..., 0], motion[..., 1])
+    radians = 2.0 * xp.arctan2(-motion[..., 1], motion[..., 0])
+    return _stack(length * xp.cos(radians), length * xp.sin(radians))
+
+
+def from_double_angle(double: Array) -> Array:
+    """Return canonical motion vectors for double-angle vectors (..., 2); the inverse of `to_double_angle`."""
+    xp = _backend(double)
+    length = xp.hypot(double[..., 0], double[..., 1])
+    radians = 0.5 * xp.arctan2(double[..., 1], double[..., 0])
+    return canonical(_stack(length * xp.cos(radians), -length * xp.sin(radians)))
+
+
+def bank_interpolation(
+    length: torch.Tensor, angle: torch.Tensor, weights: Weights = "softmax"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the four motions of the bank next to each motion, and their weights (Eq. 17).
+
+    The four are (l-, a-), (l-, a+), (l+, a-), (l+, a+). The angle wraps at 180 degrees. Length 1 has no angle, so its
+    two entries are the same motion of the bank. Lengths outside [1, 35] are clamped.
+
+    Parameters
+    ----------
+    length, angle : (...) tensors
+        Pixels and degrees.
+    weights : {"softmax", "bilinear"}
+        ``"softmax"`` of minus the squared Euclidean distance in (pixels, degrees), as the paper means Eq. 17 (with its
+        sign as printed the farthest motion would win); ``"bilinear"`` in length and angle, exact on the bank's motions.
+
+    Returns
+    -------
+    indices : (..., 4) int64 tensor
+        Into `ircdeblur.kernels.MotionBank`.
+    weights : (..., 4) tensor
+        Non-negative, summing to 1, differentiable in length and angle.
+    """
+    if weights not in ("softmax", "bilinear"):
+        raise ValueError(f"weights must be 'softmax' or 'bilinear', got {weights!r}")
+    n_angles = len(ANGLES)
+    length_step = float(LENGTHS[1] - LENGTHS[0])
+    angle_step = 180.0 / n_angles
+    length = length.clamp(float(LENGTHS[0]), float(MAX_LENGTH))
+    angle = angle % 180.0
+
+    i_low = ((length.detach() - LENGTHS[0]) / length_step).floor().long().clamp(0, len(LENGTHS) - 2)
+    j_low = (angle.detach() / angle_step).floor().long()
+    to_low = length - (LENGTHS[0] + length_step * i_low)
+    turn = angle - angle_step * j_low
+    j_low, j_high = j_low % n_angles, (j_low + 1) % n_angles
+
+    def index(i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+        return torch.where(i == 0, torch.zeros_like(i), 1 + (i - 1) * n_angles + j)
+
+    i_high = i_low + 1
+    indices = torch.stack((index(i_low, j_low), index(i_low, j_high), index(i_high, j_low), index(i_high, j_high)), -1)
+    if weights == "bilinear":
+        s, t = to_low / length_step, turn / angle_step
+        return indices, torch.stack(((1 - s) * (1 - t), (1 - s) * t, s * (1 - t), s * t), -1)
+
+    no_angle = i_low == 0
+    low_turn = torch.where(no_angle, torch.zeros_like(turn), turn)
+    low_rest = torch.where(no_angle, torch.zeros_like(turn), angle_step - turn)
+    to_high = length_step - to_low
+    squared = torch.stack(
+        (
+            to_low**2 + low_turn**2,
+            to_low**2 + low_rest**2,
+            to_high**2 + turn**2,
+            to_high**2 + (angle_step - turn) ** 2,
+        ),
+        -1,
+    )
+    return indices, torch.softmax(-squared, dim=-1)
+
+
+def check_motion(motion: Any, shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Return `motion` as a float32 array (H, W, 2), or raise `ValueError` or `TypeError` saying what is wrong.
+
+    Parameters
+    ----------
+    motion : array_like or tensor
+        The field to check.
+    shape : (H, W), optional
+        The size that the field must have.
+    """
+    if isinstance(motion, torch.Tensor):
+        motion = motion.detach().cpu().numpy()
+    field = np.asarray(motion)
+    if field.dtype.kind not in "fiu":
+        raise TypeError(f"motion must be an array of numbers, got dtype {field.dtype}")
+    if field.ndim != 3 or field.shape[-1] != 2:
+        raise ValueError(f"motion must have shape (H, W, 2), got {field.shape}")
+    if not np.isfinite(field).all():
+        raise ValueError("motion contains NaN or infinity")
+    if shape is not None and field.shape[:2] != tuple(shape):
+        raise ValueError(
+            f"motion is {field.shape[0]} x {field.shape[1]} pixels (rows x columns) but the image is "
+            f"{shape[0]} x {shape[1]}; both must have the same size"
+        )
+    return field.astype(np.float32, copy=False)
+
+
+def read_motion(path: str | Path) -> np.ndarray:
+    """Read a motion field: ``.npz`` with one array ``motion``, or Middlebury ``.flo``.
+
+    Returns
+    -------
+    motion : (H, W, 2) float32 array
+        Pixels, u right and v down.
+
+    Raises
+    ------
+    ValueError
+        If the file is not such a file.
+    OSError
+        If it cannot be read.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        try:
+            with np.load(path) as archive:
+                if "motion" not in archive:
+                    raise ValueError(f"not a motion file: {path} has no array named 'motion' but {archive.files}")
+                return check_motion(archive["motion"])
+        except (EOFError, OSError) as error:
+            if not path.is_file():
+                raise
+            raise ValueError(f"not a readable .npz file: {path}") from error
+        except ValueError as error:
+            if "pickle" in str(error) or "not a zip" in str(error).lower():
+                raise ValueError(f"not a readable .npz file: {path}") from error
+            raise
+        except Exception as error:  # zipfile.BadZipFile and zlib.error share no base class.
+            raise ValueError(f"not a readable .npz file: {path}") from error
+    if suffix == ".flo":
+        data = path.read_bytes()
+        if len(data) < 12 or np.frombuffer(data, "<f4", 1)[0] != np.float32(_FLO_MAGIC):
+            raise ValueError(f"not a Middlebury .flo file: {path}")
+        width, height = (int(n) for n in np.frombuffer(data, "<i4", 2, offset=4))
+        if width <= 0 or height <= 0 or len(data) != 12 + 8 * width * height:
+            raise ValueError(f"damaged .flo file: {path} says {width} x {height} pixels and has {len(data)} bytes")
+        return check_motion(np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32))
+    raise ValueError(f"unknown kind of motion file: {path}; use .npz or .flo")
+
+
+def write_motion(path: str | Path, motion: np.ndarray, kind: str | None = None) -> None:
+    """Write a motion field as ``.npz`` (array ``motion``) or Middlebury ``.flo``.
+
+    Parameters
+    ----------
+    path : path
+        The file; it is overwritten.
+    motion : (H, W, 2) array
+        The field.
+    kind : {".npz", ".flo"}, optional
+        The format; taken from the path's suffix if not given.
+    """
+    kind = (kind or Path(path).suffix).lower()
+    field = check_motion(motion)
+    if kind == ".npz":
+        with open(path, "wb") as file:
+            np.savez_compressed(file, motion=field)
+    elif kind == ".flo":
+        height, width = field.shape[:2]
+        header = np.float32(_FLO_MAGIC).tobytes() + np.array([width, height], "<i4").tobytes()
+        Path(path).write_bytes(header + field.astype("<f4").tobytes())
+    else:
+        raise ValueError(f"unknown kind of motion file: {kind!r}; use .npz or .flo")
+
+
+def describe(motion: np.ndarray) -> str:
+    """Say in one line what a motion field is: typical length and angle, and the share of the frame that moved."""
+    length, _ = to_polar(motion)
+    moved = length > NO_BLUR_LENGTH
+    if not moved.any():
+        return "no motion found"
+    double = to_double_angle(motion[moved]).mean(axis=0)
+    angle = np.rad2deg(0.5 * np.arctan2(double[1], double[0])) % 180.0
+    return (
+        f"median length {np.median(length[moved]):.1f} px (to {length.max():.1f}), mean angle {angle:.0f} degrees, "
+        f"{100 * moved.mean():.0f} % of the frame moved"
+    )

@@ -1,0 +1,1 @@
+"""Networks: Motion-Net and their weights."""

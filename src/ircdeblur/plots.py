@@ -1,0 +1,140 @@
+"""Drawings of what the package computes, as arrays; matplotlib's global state is not touched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ircdeblur.motion import NO_BLUR_LENGTH, check_motion, to_polar
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LONGEST_SIDE, _SHORTEST_LONG_SIDE = 2000, 800
+_LEGEND = 200
+_ARROWS = 20
+# Where nothing moved, the colours stay pale instead of showing the errors of the estimate in full.
+_SMALLEST_RIM = 4.0
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+def motion_colors(motion: np.ndarray, max_length: float | None = None) -> np.ndarray:
+    """Colour a motion field: the hue is the angle, the saturation the length.
+
+    The hue goes round once in 180 degrees, so that m and -m, which are the same blur, have the same colour:
+    red is horizontal, turquoise vertical.
+
+    Parameters
+    ----------
+    motion : (H, W, 2) array
+        Pixels; u right, v down.
+    max_length : float, optional
+        Length in pixels of the full colour; that of the longest vector if not given. White is no motion.
+
+    Returns
+    -------
+    rgb : (H, W, 3) float32 array
+        In [0, 1].
+    """
+    from matplotlib.colors import hsv_to_rgb
+
+    length, angle = to_polar(check_motion(motion))
+    if max_length is None:
+        max_length = float(length.max())
+    if not (np.isfinite(max_length) and max_length >= 0):
+        raise ValueError(f"max_length must be finite and >= 0, got {max_length}")
+    saturation = np.clip(length / max_length, 0, 1) if max_length > 0 else np.zeros_like(length)
+    hsv = np.stack((angle / 180, saturation, np.ones_like(length)), axis=-1)
+    return np.asarray(hsv_to_rgb(hsv), dtype=np.float32)
+
+
+def draw_motion(image: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """Draw a motion field over its photograph: colours, double-headed arrows, and a legend at the right.
+
+    Parameters
+    ----------
+    image : (H, W), (H, W, 1) or (H, W, 3) array
+        Photograph in [0, 1]; it is shown in grey.
+    motion : (H, W, 2) array
+        Pixels; u right, v down.
+
+    Returns
+    -------
+    drawing : (h, w, 3) uint8 array
+        The photograph, enlarged or reduced to between 800 and 2000 pixels on its longer side, and the legend.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shape = np.shape(image)
+    if not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))):
+        raise ValueError(f"image must have shape (H, W), (H, W, 1) or (H, W, 3), got {shape}")
+    field = check_motion(motion, shape[:2])
+    rim = max(float(to_polar(field)[0].max()), _SMALLEST_RIM)
+    step = -(-max(shape[:2]) // _LONGEST_SIDE)
+    grey, field = np.asarray(image)[::step, ::step].astype(np.float32), field[::step, ::step]
+    if grey.ndim == 3:
+        grey = grey @ _LUMA if grey.shape[2] == 3 else grey[..., 0]
+    grey = np.clip(grey, 0, 1)
+
+    zoom = max(1.0, _SHORTEST_LONG_SIDE / max(grey.shape))
+    width, height = (max(1, round(n * zoom)) for n in grey.shape[::-1])
+    total = (width + _LEGEND, max(height, _LEGEND))
+    dpi = 100
+    figure = Figure(figsize=(total[0] / dpi, total[1] / dpi), dpi=dpi, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+
+    def place(left: float, bottom: float, wide: float, high: float) -> Axes:
+        axes = figure.add_axes((left / total[0], bottom / total[1], wide / total[0], high / total[1]))
+        axes.set_axis_off()
+        return axes
+
+    picture = place(0, total[1] - height, width, height)
+    # The photograph darkens the colours: both stay visible.
+    colours = motion_colors(field, rim) * (0.3 + 0.7 * grey[..., None])
+    picture.imshow(colours, interpolation="bilinear", aspect="auto")
+    _draw_arrows(picture, field, max(grey.shape) / _ARROWS, rim)
+
+    side = _LEGEND - 60
+    wheel = place(width + 30, total[1] - side - 30, side, side)
+    y, x = np.mgrid[-1:1:121j, -1:1:121j]
+    vectors = rim * np.stack((x, y), axis=-1)
+    inside = np.clip((1 - np.hypot(x, y)) * 60, 0, 1)
+    wheel.imshow(np.dstack((motion_colors(vectors, rim), inside)), interpolation="bilinear")
+    _draw_arrows(wheel, vectors * inside[..., None], 40, rim)
+    wheel.text(60, 128, f"rim: {rim:.1f} px", ha="center", va="top", fontsize=11)
+
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def _draw_arrows(axes: Axes, motion: np.ndarray, spacing: float, rim: float) -> None:
+    """Draw double-headed arrows on a grid; a motion as long as the rim fills its cell."""
+    rows, columns = (
+        np.unique((np.arange(spacing / 2, n, spacing) if n > spacing else np.array([n / 2])).astype(int))
+        for n in motion.shape[:2]
+    )
+    x, y = np.meshgrid(columns, rows)
+    vectors = motion[y, x]
+    moved = to_polar(vectors)[0] > NO_BLUR_LENGTH
+    half = vectors[moved] * (0.45 * spacing / rim)
+    for sign in (1, -1):
+        axes.quiver(
+            x[moved],
+            y[moved],
+            sign * half[:, 0],
+            sign * half[:, 1],
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            units="dots",
+            width=2.2,
+            headwidth=4,
+            headlength=4,
+            headaxislength=4,
+            minlength=0,
+            color="white",
+            edgecolor="black",
+            linewidth=0.6,
+        )

@@ -1,0 +1,1 @@
+"""Training: Lightning modules and data modules (extra ``train``)."""

@@ -1,0 +1,243 @@
+"""Motion-Net, its weights, the consolidation of its answers, and its training."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ircdeblur.data.camera import camera_shake
+from ircdeblur.motion import align_sign, from_double_angle, to_double_angle
+from ircdeblur.nets.blind import camera_model, consolidate, fit_camera, smooth_field
+from ircdeblur.nets.checkpoints import load_motion_net, save_motion_net
+from ircdeblur.nets.layers import ChannelNorm
+from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig, autocorrelation, half_circle
+
+TINY = MotionNetConfig(stem=4, widths=(8, 8, 8), blocks=(1, 1, 2), pyramid=8, rates=(1, 2))
+
+
+@pytest.fixture
+def net():
+    """A small network with random weights."""
+    torch.manual_seed(0)
+    return MotionNet(TINY).eval()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 64, 64), (2, 3, 61, 75), (1, 3, 8, 200), (1, 1, 1, 1)])
+@torch.no_grad()
+def test_any_size(net, shape):
+    double, scale = net(torch.rand(shape))
+    assert double.shape == (shape[0], *shape[2:], 2)
+    assert scale.shape == (shape[0], *shape[2:])
+    assert torch.isfinite(double).all()
+    assert (scale > 0).all()
+
+
+def test_refuses_other_channels(net):
+    with pytest.raises(ValueError, match="1 or 3"):
+        net(torch.rand(1, 4, 16, 16))
+
+
+@torch.no_grad()
+def test_rgb_is_luminance(net):
+    rgb = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(1))
+    luma = (rgb * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    torch.testing.assert_close(net(rgb), net(luma))
+
+
+@torch.no_grad()
+def test_statistics_are_local(net):
+    """What happens far away must not change the answer here: normalisation over the picture would."""
+    torch.manual_seed(2)
+    picture = torch.rand(1, 1, 64, 512)
+    other = picture.clone()
+    other[..., 400:] = other[..., 400:] * 0.2 + 0.5
+    (a, _), (b, _) = net(picture), net(other)
+    torch.testing.assert_close(a[:, :, :96], b[:, :, :96])
+    assert (a[:, :, 420:] - b[:, :, 420:]).abs().max() > 1e-4
+
+
+def test_channel_norm():
+    x = torch.randn(2, 5, 3, 4)
+    y = ChannelNorm(5)(x)
+    torch.testing.assert_close(y.mean(1), torch.zeros(2, 3, 4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y.var(1, unbiased=False), torch.ones(2, 3, 4), atol=1e-3, rtol=0)
+
+
+def test_half_circle():
+    assert half_circle({1: 4}) == [(1, 0), (1, -1), (0, -1), (-1, -1)]
+    assert len(half_circle({7: 12})) == 12
+
+
+def test_autocorrelation_by_loops():
+    rng = np.random.default_rng(3)
+    dx, dy = rng.normal(size=(2, 8, 16))
+    shifts = [(0, 0), (3, 0), (2, -5), (-1, -2)]
+    found = autocorrelation(*(torch.from_numpy(g)[None, None] for g in (dx, dy)), shifts, 4)[0].numpy()
+
+    def at(g, y, x):
+        return g[y, x] if 0 <= y < 8 and 0 <= x < 16 else 0.0
+
+    for k, (sx, sy) in enumerate(shifts):
+        for i in range(2):
+            for j in range(4):
+                total = sum(
+                    at(g, y - sy // 2, x - sx // 2) * at(g, y + sy - sy // 2, x + sx - sx // 2)
+                    for g in (dx, dy)
+                    for y in range(4 * i, 4 * i + 4)
+                    for x in range(4 * j, 4 * j + 4)
+                )
+                assert found[k, i, j] == pytest.approx(total / 16)
+
+
+def test_gradient_reaches_every_weight(net):
+    net.train()
+    double, scale = net(torch.rand(1, 1, 48, 48))
+    (double.square().sum() + scale.sum()).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_weights_round_trip(net, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_motion_net(net, path, {"seed": 3})
+    again = load_motion_net(path)
+    assert again.config == TINY
+    image = torch.rand(1, 1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(again(image), net(image), rtol=0, atol=0)
+    save_motion_net(net, path, half=True)
+    with torch.no_grad():
+        # Half precision rounds each weight by up to 0.05 %.
+        torch.testing.assert_close(load_motion_net(path)(image), net(image), rtol=0.02, atol=0.02)
+
+
+def test_bad_weights_are_refused(net, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_motion_net(tmp_path / "absent.safetensors")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    with pytest.raises(ValueError, match="safetensors"):
+        load_motion_net(tmp_path / "text.safetensors")
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors", metadata={"network": "else"})
+    with pytest.raises(ValueError, match="Motion-Net"):
+        load_motion_net(tmp_path / "other.safetensors")
+    config = {**TINY.__dict__, "stem": 6}
+    state = {k: v.contiguous() for k, v in net.state_dict().items()}
+    save_file(
+        state,
+        tmp_path / "wrong.safetensors",
+        metadata={"network": "motion-net", "config": json.dumps(config)},
+    )
+    with pytest.raises(ValueError, match="fit"):
+        load_motion_net(tmp_path / "wrong.safetensors")
+
+
+def test_camera_model_contains_the_camera():
+    """The fields of `camera_shake` are linear in the model's six parameters."""
+    motion = camera_shake((45, 60), 20.0, seed=5).reshape(-1, 2).astype(float)
+    y, x = np.mgrid[:45, :60].astype(float)
+    design = camera_model((x.ravel() - 29.5) / 30, (y.ravel() - 22) / 30)
+    found, *_ = np.linalg.lstsq(design.reshape(-1, 6), motion.ravel(), rcond=None)
+    # float32 rounding of 20 px.
+    np.testing.assert_allclose(design @ found, motion, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_camera_fit_with_unknown_signs_noise_and_outliers(seed):
+    rng = np.random.default_rng(seed)
+    y, x = (g.ravel() for g in np.mgrid[-0.75:0.75:24j, -1:1:32j])
+    parameters = rng.normal(size=6) * [8, 8, 4, 6, 2, 2]
+    truth = camera_model(x, y) @ parameters
+    seen = truth * rng.choice([-1, 1], size=(len(truth), 1)) + rng.normal(size=truth.shape)
+    error = np.full(len(truth), 1.0)
+    wrong = rng.random(len(truth)) < 0.2
+    seen[wrong] = rng.uniform(-20, 20, (wrong.sum(), 2))
+    error[wrong] = 6.0
+    found, _ = fit_camera(seen, error, x, y)
+    model = camera_model(x, y) @ found
+    off = np.minimum(np.abs(model - truth).max(), np.abs(model + truth).max())
+    # 768 vectors with noise 1 px: the fit's own error is some 0.1 px, at the corners up to three times that.
+    assert off < 0.6
+
+
+def test_consolidation_averages_noise_away():
+    motion = torch.from_numpy(camera_shake((120, 160), 15.0, seed=2))
+    noisy = to_double_angle(motion) + 3.0 * torch.randn(120, 160, 2, generator=torch.Generator().manual_seed(0))
+    # Noise of the network is the same over a cell, not white.
+    cells = torch.nn.functional.avg_pool2d(noisy.permute(2, 0, 1)[None], 8) * 1.0
+    noise = 2.0 * torch.randn(cells.shape, generator=torch.Generator().manual_seed(1))
+    raw = torch.nn.functional.interpolate(cells + noise, scale_factor=8)[0].permute(1, 2, 0)
+    found = consolidate(raw, torch.full((120, 160), 3.0))
+
+    def mse(double_or_motion, is_double):
+        m = from_double_angle(double_or_motion) if is_double else double_or_motion
+        return float((align_sign(m, motion) - motion).square().mean())
+
+    assert mse(found.motion, False) < 0.3 * mse(raw, True)
+    assert found.camera_share > 0.7
+    assert found.error.shape == (120, 160)
+
+
+def test_consolidation_keeps_a_moving_object():
+    motion = torch.tensor([10.0, 0.0]).expand(128, 192, 2).clone()
+    motion[32:96, 64:128] = torch.tensor([0.0, 12.0])
+    found = consolidate(to_double_angle(motion), torch.full((128, 192), 1.0)).motion
+    inside, outside = found[56:72, 88:104], found[:16, :32]
+    # The object differs from the camera by far more than the expected error of 1 px.
+    assert (align_sign(inside, motion[56:72, 88:104]) - motion[56:72, 88:104]).abs().max() < 2.0
+    assert (align_sign(outside, motion[:16, :32]) - motion[:16, :32]).abs().max() < 1.0
+
+
+def test_smoothing_weighs_by_confidence():
+    double = torch.zeros(9, 9, 2)
+    error = torch.full((9, 9), 1.0)
+    double[4, 4], error[4, 4] = 100.0, 1000.0
+    smoothed, _ = smooth_field(double, error, 1.0)
+    assert smoothed.abs().max() < 0.01
+
+
+def test_training_end_to_end(tmp_path):
+    """A few steps on two photographs: the loss is finite, files appear, and a stopped run goes on."""
+    pytest.importorskip("lightning")
+    import skimage.data
+    import skimage.io
+
+    from ircdeblur.training.motion_net import load_config, train_motion_net
+
+    for folder in ("train", "val"):
+        (tmp_path / folder).mkdir()
+        skimage.io.imsave(tmp_path / folder / "a.png", skimage.data.astronaut()[:200, :220])
+    (tmp_path / "c.yaml").write_text(
+        "train_time: '00:00:04'\nfolders: [train]\nvalidate_every: 2\nprecision: 32-true\n"
+        "pairs: {crop: 32, batch: 2, max_length: 10.0}\n"
+        "network: {stem: 4, widths: [8, 8, 8], blocks: [1, 1, 1], pyramid: 8, rates: [1]}\n"
+    )
+    config = load_config(tmp_path / "c.yaml")
+    out = tmp_path / "run"
+    weights = train_motion_net(config, tmp_path, out, max_time="00:00:02", progress=False, command="test")
+    assert load_motion_net(weights).config.stem == 4
+    lines = (out / "log.csv").read_text().splitlines()
+    assert len(lines) >= 2
+    assert "val_moderate" in lines[0]
+    steps = int(lines[-1].split(",")[0])
+    train_motion_net(config, tmp_path, out, resume=out / "last.ckpt", progress=False)
+    assert int((out / "log.csv").read_text().splitlines()[-1].split(",")[0]) > steps
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("speed: 3", "unknown setting speed"),
+        ("pairs: {size: 3}", "pairs.size"),
+        ("train_time: '5'", "HH:MM:SS"),
+        ("pairs: 3", "pairs"),
+    ],
+)
+def test_bad_configuration(tmp_path, text, message):
+    pytest.importorskip("lightning")
+    from ircdeblur.training.motion_net import load_config
+
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_config(tmp_path / "c.yaml")

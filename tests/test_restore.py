@@ -1,0 +1,209 @@
+"""The four public functions: kinds of images, errors, tiles, and that they restore."""
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+
+import ircdeblur
+from ircdeblur import restore
+from ircdeblur.data.camera import camera_shake
+from ircdeblur.kernels import linear_motion_kernel
+from ircdeblur.metrics import motion_mse, psnr
+from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
+
+PSF = linear_motion_kernel(9, 30)
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """A piece of the astronaut, (128, 144, 3) in [0, 1]."""
+    return skimage.data.astronaut()[60:188, 150:294] / 255.0
+
+
+@pytest.fixture
+def random_net(monkeypatch):
+    """Motion-Net with random weights in place of the trained one."""
+    torch.manual_seed(0)
+    net = MotionNet(MotionNetConfig(stem=4, widths=(8, 8, 8), blocks=(1, 1, 1), pyramid=8, rates=(1,))).eval()
+    with torch.no_grad():
+        net.out.bias.copy_(torch.tensor([0.5, 0.2, -4.0]))
+    monkeypatch.setattr(restore, "_motion_net", lambda device: net)
+
+
+def kinds(photo):
+    """The same photograph in every form that is accepted."""
+    grey = photo.mean(-1)
+    channels_first = torch.from_numpy(photo).permute(2, 0, 1).float()
+    return {
+        "float64": photo,
+        "float32": photo.astype(np.float32),
+        "uint8": (photo * 255).round().astype(np.uint8),
+        "uint16": (photo * 65535).round().astype(np.uint16),
+        "grey": grey,
+        "one channel": grey[..., None],
+        "torch CHW": channels_first,
+        "torch BCHW": torch.stack((channels_first, channels_first.flip(-1))),
+        "torch HW": torch.from_numpy(grey).float(),
+        "torch uint8": (channels_first * 255).round().to(torch.uint8),
+    }
+
+
+KINDS = list(kinds(np.zeros((2, 2, 3))))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_kind_out(photo, kind, random_net):
+    image = kinds(photo[:48, :56])[kind]
+    for result in (
+        ircdeblur.blur(image, psf=PSF),
+        ircdeblur.deconvolve(image, psf=PSF, method="fft", noise=0.01),
+        ircdeblur.deblur(image, method="fft"),
+    ):
+        assert type(result) is type(image)
+        assert result.dtype == image.dtype
+        assert result.shape == image.shape
+    motion = ircdeblur.estimate_motion(image)
+    assert isinstance(motion, torch.Tensor) == isinstance(image, torch.Tensor)
+    assert motion.shape == ((2, 48, 56, 2) if kind == "torch BCHW" else (48, 56, 2))
+
+
+def test_scales_agree(photo):
+    """8 and 16 bits are the float result, rounded."""
+    images = kinds(photo)
+    exact = ircdeblur.deconvolve(images["uint16"] / 65535.0, psf=PSF, method="fft", noise=0.01)
+    sixteen = ircdeblur.deconvolve(images["uint16"], psf=PSF, method="fft", noise=0.01)
+    # Rounding to 16 bits, and that of float32.
+    np.testing.assert_allclose(sixteen / 65535.0, exact, atol=1.0 / 65535)
+
+
+@pytest.mark.parametrize("method", ["irc", "cg", "fft"])
+def test_deconvolve_by_psf_and_by_motion(photo, method):
+    motion = camera_shake(photo.shape[:2], 9.0, seed=1)
+    for how in ({"psf": PSF}, {"motion": motion}):
+        blurred = ircdeblur.blur(photo, **how, noise=0.004, seed=0)
+        sharp = ircdeblur.deconvolve(blurred, **how, method=method, noise=0.004)
+        inside = (slice(12, -12), slice(12, -12))
+        assert psnr(sharp[inside], photo[inside]) > psnr(blurred[inside], photo[inside]) + 2.0
+
+
+def test_psf_and_uniform_motion_agree(photo):
+    motion = np.broadcast_to(9 * np.array([np.cos(np.pi / 6), -np.sin(np.pi / 6)]), (*photo.shape[:2], 2))
+    # float32 rounding of angle and weights.
+    np.testing.assert_allclose(ircdeblur.blur(photo, motion=motion), ircdeblur.blur(photo, psf=PSF), atol=1e-4)
+
+
+def test_blur_is_repeatable(photo):
+    first, second, other = (ircdeblur.blur(photo, psf=PSF, noise=0.02, seed=s) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other)
+    assert np.std(other - ircdeblur.blur(photo, psf=PSF)) == pytest.approx(0.02, rel=0.1)
+
+
+def test_still_motion_changes_nothing(photo):
+    still = np.zeros((*photo.shape[:2], 2))
+    # float32 rounding.
+    np.testing.assert_allclose(ircdeblur.deconvolve(photo, motion=still), photo, atol=1e-6)
+    np.testing.assert_allclose(ircdeblur.blur(photo, motion=still), photo, atol=1e-6)
+
+
+def test_linear_light(photo):
+    blurred = ircdeblur.blur(photo, psf=PSF, linear_light=True)
+    right, wrong = (
+        ircdeblur.deconvolve(blurred, psf=PSF, method="cg", noise=0.003, linear_light=flag) for flag in (True, False)
+    )
+    inside = (slice(12, -12), slice(12, -12))
+    assert psnr(right[inside], photo[inside]) > psnr(wrong[inside], photo[inside])
+
+
+@pytest.mark.parametrize("how", ["psf", "motion"])
+def test_tiles_leave_no_seams(how):
+    large = np.tile(skimage.data.camera()[:256, :256] / 255.0, (2, 2))[:420, :400]
+    motion = camera_shake(large.shape, 9.0, seed=4)
+    known = {"psf": PSF} if how == "psf" else {"motion": motion}
+    blurred = ircdeblur.blur(large, **known, noise=0.004, seed=0)
+    steps = []
+    options = {"method": "cg", "noise": 0.004, **known}
+    whole = ircdeblur.deconvolve(blurred, tile=None, **options)
+    tiled = ircdeblur.deconvolve(blurred, tile=256, progress=lambda done, of: steps.append((done, of)), **options)
+    assert psnr(tiled, whole) > 50
+    assert steps[-1] == (9, 9)
+
+
+def test_blind_leaves_still_and_doubtful_pictures_alone(photo, monkeypatch):
+    class Net:
+        """Answers with one motion and one error."""
+
+        def __init__(self, length, error):
+            self.length, self.error = length, error
+
+        def __call__(self, image):
+            height, width = image.shape[-2:]
+            double = torch.tensor([self.length, 0.0]).expand(1, height, width, 2)
+            return double, torch.full((1, height, width), self.error)
+
+    for length, error, changes in ((1.0, 0.2, False), (10.0, 20.0, False), (10.0, 0.5, True)):
+        monkeypatch.setattr(restore, "_motion_net", lambda device, n=Net(length, error): n)
+        blurred = ircdeblur.blur(photo, motion=np.broadcast_to([10.0, 0.0], (*photo.shape[:2], 2)))
+        sharp, motion = ircdeblur.deblur(blurred, return_motion=True, noise=0.002)
+        np.testing.assert_allclose(np.abs(motion[..., 0]), length, rtol=0.05)
+        if changes:
+            assert psnr(sharp, photo) > psnr(blurred, photo) + 1.0
+            half = ircdeblur.deblur(blurred, noise=0.002, strength=0.5)
+            np.testing.assert_allclose(half, (blurred + sharp) / 2, atol=0.02)
+        else:
+            # float32 rounding.
+            np.testing.assert_allclose(sharp, blurred, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_trained_weights_see_the_motion_and_undo_it():
+    """The main job, on a photograph that no training has seen."""
+    photo = skimage.data.coffee() / 255.0
+    shake = camera_shake(photo.shape[:2], 13.0, seed=2)
+    blurred = ircdeblur.blur(photo, motion=shake, noise=0.004, seed=0)
+    sharp, motion = ircdeblur.deblur(blurred, return_motion=True)
+    assert motion_mse(motion, shake) < 0.3 * motion_mse(np.zeros_like(shake), shake)
+    assert psnr(sharp, photo) > psnr(blurred, photo) + 0.3
+    assert psnr(ircdeblur.deblur(photo), photo) > 30
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda i: ircdeblur.deconvolve(i), ValueError, "psf or motion"),
+        (lambda i: ircdeblur.deconvolve(i, psf=PSF, motion=np.zeros((48, 48, 2))), ValueError, "not both"),
+        (lambda i: ircdeblur.deconvolve(i, psf=PSF, method="magic"), ValueError, "irc, cg, fft"),
+        (lambda i: ircdeblur.deconvolve(i, psf=PSF, noise=-1.0), ValueError, "noise"),
+        (lambda i: ircdeblur.deconvolve(i, psf=np.zeros((3, 3))), ValueError, "sums to 0"),
+        (lambda i: ircdeblur.deconvolve(i, psf=-PSF), ValueError, "negative"),
+        (lambda i: ircdeblur.deconvolve(i, psf=np.ones(3)), ValueError, "two-dimensional"),
+        (lambda i: ircdeblur.deconvolve(i, motion=np.zeros((4, 4, 2))), ValueError, "4 x 4"),
+        (lambda i: ircdeblur.deconvolve(i, psf=PSF, tile=10), ValueError, "tile"),
+        (lambda i: ircdeblur.deconvolve(i, psf=PSF, device="quantum"), ValueError, "device"),
+        (lambda i: ircdeblur.blur(i), ValueError, "psf or motion"),
+        (lambda i: ircdeblur.deblur(i, strength=2.0), ValueError, "strength"),
+        (lambda i: ircdeblur.deblur(i[None, ..., None, None]), ValueError, "shape"),
+        (lambda i: ircdeblur.deblur(i > 0.5), TypeError, "bool"),
+        (lambda i: ircdeblur.deblur(np.where(i > 0.5, np.nan, i)), ValueError, "NaN"),
+        (lambda i: ircdeblur.blur(np.where(i > 0.5, np.inf, i), psf=PSF), ValueError, "infinity"),
+        (lambda i: ircdeblur.blur(np.zeros((0, 5)), psf=PSF), ValueError, "empty"),
+    ],
+)
+def test_bad_arguments(photo, call, error, message):
+    with pytest.raises(error, match=message):
+        call(photo[:48, :48].mean(-1))
+
+
+def test_even_psf_is_padded_and_said():
+    image = skimage.data.camera()[:60, :60] / 255.0
+    even = np.ones((1, 4))
+    with pytest.warns(UserWarning, match="1 x 5"):
+        blurred = ircdeblur.blur(image, psf=even)
+    np.testing.assert_allclose(blurred, ircdeblur.blur(image, psf=np.array([[1, 1, 1, 1, 0.0]])))
+
+
+def test_a_one_pixel_image(random_net):
+    pixel = np.full((1, 1, 3), 0.5)
+    assert ircdeblur.deblur(pixel).shape == (1, 1, 3)
+    assert ircdeblur.deconvolve(pixel, psf=PSF, noise=0.01).shape == (1, 1, 3)
