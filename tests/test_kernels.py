@@ -185,9 +185,7 @@ def test_taps_are_the_kernel():
     rng = np.random.default_rng(7)
     special = [*GOLDEN, (9, 45), (35, 6), (0, 10), (1, 77), (1 + 1e-9, 12), (2, 135), (60, 45), (37.5, 90)]
     grid = [(length, angle) for length in range(1, 22, 2) for angle in range(0, 180, 15)]
-    lengths = np.concatenate(
-        [[m[0] for m in special + grid], rng.uniform(0, 60, 400), rng.uniform(0, 4, 200)]
-    )
+    lengths = np.concatenate([[m[0] for m in special + grid], rng.uniform(0, 60, 400), rng.uniform(0, 4, 200)])
     angles = np.concatenate([[m[1] for m in special + grid], rng.uniform(-360, 360, 600)])
     dy, dx, weight = linear_motion_taps(torch.tensor(lengths), torch.tensor(angles))
     assert weight.dtype == torch.float64
@@ -244,12 +242,10 @@ def test_half_sizes_are_those_of_the_kernel():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sizes_do_not_grow_by_rounding(dtype):
-    # Half lengths times cosines that are whole numbers but for rounding, as 5 x 0.6 in single precision.
-    length = torch.tensor([11.0, 21.0, 31.0, 9.0], dtype=dtype)
-    cos, sin = (
-        torch.tensor([0.6, 0.6, 0.8, 1.0], dtype=dtype),
-        torch.tensor([0.8, 0.8, 0.6, 0.0], dtype=dtype),
-    )
+    # Half lengths times cosines that would be whole numbers, were the cosines exact.
+    length = torch.tensor([11, 21, 31, 9], dtype=dtype)
+    above = 1 + 2 * torch.finfo(dtype).eps
+    cos, sin = (above * torch.tensor(c, dtype=dtype) for c in ([0.6, 0.6, 0.8, 1.0], [0.8, 0.8, 0.6, 0.0]))
     rows, columns = half_sizes(length, cos, sin)
     assert rows.tolist() == [4, 8, 9, 0]
     assert columns.tolist() == [3, 6, 12, 4]

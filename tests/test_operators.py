@@ -193,9 +193,7 @@ def test_motion_for_each_image():
         one = MotionBlur(field, margin=both.margin)
         blurred = one.A(x[i : i + 1])
         torch.testing.assert_close(both.A(x)[i : i + 1], blurred, rtol=0, atol=1e-11)
-        torch.testing.assert_close(
-            both.A_adjoint(y)[i : i + 1], one.A_adjoint(y[i : i + 1]), rtol=0, atol=1e-11
-        )
+        torch.testing.assert_close(both.A_adjoint(y)[i : i + 1], one.A_adjoint(y[i : i + 1]), rtol=0, atol=1e-11)
         (expected,) = torch.autograd.grad((blurred * y[i : i + 1]).sum(), field)
         torch.testing.assert_close(gradient[i], expected, rtol=0, atol=1e-11)
     with pytest.raises(ValueError, match="2 motion fields cannot blur 3 images"):
@@ -205,9 +203,7 @@ def test_motion_for_each_image():
 
 
 OPERATORS = {
-    **{
-        f"motion, {b}": lambda dtype, b=b: MotionBlur(varying_motion(12, 17).to(dtype), b) for b in BOUNDARIES
-    },
+    **{f"motion, {b}": lambda dtype, b=b: MotionBlur(varying_motion(12, 17).to(dtype), b) for b in BOUNDARIES},
     **{f"psf, {b}": lambda dtype, b=b: UniformBlur(random(5, 9, dtype=dtype), b) for b in BOUNDARIES},
     "softmax": lambda dtype: MotionBlur(varying_motion(12, 17).to(dtype), interpolation="softmax"),
     "wide margin": lambda dtype: MotionBlur(varying_motion(12, 17).to(dtype), margin=(12, 20)),
@@ -252,9 +248,7 @@ def test_gradient_by_the_psf(boundary):
     x = random(2, 2, 4 + 2 * margin[0], 6 + 2 * margin[1]).requires_grad_()
     y = random(2, 2, 4, 6, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, psf: UniformBlur(psf, boundary).A(x), (x, psf), fast_mode=True)
-    assert torch.autograd.gradcheck(
-        lambda y, psf: UniformBlur(psf, boundary).A_adjoint(y), (y, psf), fast_mode=True
-    )
+    assert torch.autograd.gradcheck(lambda y, psf: UniformBlur(psf, boundary).A_adjoint(y), (y, psf), fast_mode=True)
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
@@ -285,9 +279,7 @@ def test_gradient_by_the_motion(boundary, interpolation):
 
 
 def test_gradient_is_finite_everywhere():
-    motion = torch.tensor([[0, 0], [1, 0], [0, 1], [9, 0], [0, 9], [3, 3], [7, 0], [1e-30, 0]]).reshape(
-        2, 4, 2
-    )
+    motion = torch.tensor([[0, 0], [1, 0], [0, 1], [9, 0], [0, 9], [3, 3], [7, 0], [1e-30, 0]]).reshape(2, 4, 2)
     motion = motion.float().requires_grad_()
     for interpolation in INTERPOLATIONS:
         blur = MotionBlur(motion, "replicate", interpolation)
@@ -335,9 +327,7 @@ def test_uniform_blur_is_a_convolution(size):
     torch.testing.assert_close(single.double(), y, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("boundary", "mode"), [("replicate", "nearest"), ("reflect", "mirror"), ("circular", "wrap")]
-)
+@pytest.mark.parametrize(("boundary", "mode"), [("replicate", "nearest"), ("reflect", "mirror"), ("circular", "wrap")])
 @pytest.mark.parametrize("size", [(3, 5), (15, 11), (31, 5)])
 def test_uniform_blur_with_boundaries(boundary, mode, size):
     psf = random(*size, seed=3)

@@ -143,7 +143,8 @@ def test_blind_leaves_still_and_doubtful_pictures_alone(photo, monkeypatch):
             return double, torch.full((1, height, width), self.error)
 
     for length, error, changes in ((1.0, 0.2, False), (10.0, 20.0, False), (10.0, 0.5, True)):
-        monkeypatch.setattr(restore, "_motion_net", lambda device, n=Net(length, error): n)
+        net = Net(length, error)
+        monkeypatch.setattr(restore, "_motion_net", lambda device, net=net: net)
         blurred = ircdeblur.blur(photo, motion=np.broadcast_to([10.0, 0.0], (*photo.shape[:2], 2)))
         sharp, motion = ircdeblur.deblur(blurred, return_motion=True, noise=0.002)
         np.testing.assert_allclose(np.abs(motion[..., 0]), length, rtol=0.05)

@@ -21,7 +21,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -99,7 +98,7 @@ def default_support(psf: Filter) -> int:
     int
         Odd.
     """
-    return max(2 * _side(torch.as_tensor(psf).reshape(-1, *psf.shape[-2:])) + 1, 31)
+    return max(2 * _side(_check_psf(psf)) + 1, 31)
 
 
 def inverse_filters(
@@ -110,7 +109,7 @@ def inverse_filters(
     *,
     ridge: float | None = None,
     tolerance: float = 5e-4,
-    max_iterations: int = 300,
+    max_iterations: int = 1000,
 ) -> Tensor:
     """Compute the inverse filters of smallest norm, d = Q' (Q Q' + eps I)^-1 delta (Eqs. 12 to 14).
 
@@ -172,7 +171,7 @@ def inverse_filters(
         solved.append(
             _least_norm([kernel / math.sqrt(rho), *priors], support, eps, tolerance, max_iterations)
         )
-    filters = torch.stack(solved).float()
+    filters = torch.from_numpy(np.stack(solved)).float()
     if isinstance(psf, Tensor):
         filters = filters.to(psf.device)
     return filters if psf.ndim == 3 else filters[0]
@@ -223,11 +222,9 @@ def contraction(
     kernel = _check_psf(psf)[0]
     priors = _check_prior(prior)
     _check_positive("rho", rho)
-    d = torch.as_tensor(filters).detach().to("cpu", torch.float64)
+    d = _check_numbers("filters", filters)
     if d.ndim != 3 or d.shape[0] != len(priors) + 1 or d.shape[1] % 2 == 0 or d.shape[2] % 2 == 0:
-        raise ValueError(
-            f"filters must have shape ({len(priors) + 1}, wf, wf) with odd wf, got {tuple(d.shape)}"
-        )
+        raise ValueError(f"filters must have shape ({len(priors) + 1}, wf, wf) with odd wf, got {d.shape}")
     k = [kernel / math.sqrt(rho), *priors]
     side = max(d.shape[-2:]) + max(max(f.shape) for f in k) - 1
     if n_fft is None:
@@ -235,8 +232,11 @@ def contraction(
     elif n_fft < side:
         raise ValueError(f"n_fft must be at least {side}, the side of sum_i d_i * k_i, got {n_fft}")
     size = (n_fft, n_fft)
-    product = torch.stack([_spectrum(a, size) * _spectrum(b, size) for a, b in zip(d, k, strict=True)]).sum(0)
-    return float((1 - product).abs().max())
+    product = sum(
+        scipy.fft.rfft2(_wrapped(a, size)) * scipy.fft.rfft2(_wrapped(b, size))
+        for a, b in zip(d, k, strict=True)
+    )
+    return float(np.abs(1 - product).max())
 
 
 class InverseBank:
@@ -268,7 +268,7 @@ class InverseBank:
 
     @classmethod
     def compute(cls, rho: float, support: int = BANK_SUPPORT) -> InverseBank:
-        """Compute the bank; it takes some ten seconds on one core for the default support.
+        """Compute the bank; some five seconds on one core for the default support.
 
         Parameters
         ----------
@@ -382,29 +382,23 @@ class InverseBank:
         n = scipy.fft.next_fast_len(2 * least, real=True) if n_fft is None else n_fft
         if n < least:
             raise ValueError(f"n_fft must be at least {least}, the side of sum_i d_i * k_i, got {n}")
-        prior = [_spectrum(torch.from_numpy(g).float(), (n, n)) for g in gradient_filters()]
         length, angle = length.detach().cpu(), angle.detach().cpu()
+        prior = [scipy.fft.rfft2(_wrapped(g, (n, n))) for g in gradient_filters()]
         numbers = []
-        for some_lengths, some_angles in zip(length.split(32), angle.split(32), strict=True):
-            if against == "continuous":
-                kernel = torch.zeros(len(some_lengths), MAX_LENGTH, MAX_LENGTH)
-                for i, (one, turn) in enumerate(
-                    zip(some_lengths.tolist(), some_angles.tolist(), strict=True)
-                ):
-                    small = torch.from_numpy(linear_motion_kernel(min(one, MAX_LENGTH), turn))
-                    top, left = ((MAX_LENGTH - side) // 2 for side in small.shape)
-                    kernel[i, top : top + small.shape[0], left : left + small.shape[1]] = small
-            else:
-                indices, share = _neighbours(some_lengths, some_angles, weights)
-                kernels = torch.tensor(_bank.kernels, dtype=torch.float32)
-                kernel = torch.einsum("nk,nkij->nij", share.float(), kernels[indices])
-            filters = self.filters_at(some_lengths, some_angles, weights).cpu().float()
-            d = _spectrum(filters, (n, n))
-            product = d[:, 0] * _spectrum(kernel / math.sqrt(self.rho), (n, n))
-            for i, k in enumerate(prior, 1):
-                product += d[:, i] * k
-            numbers.append((1 - product).abs().amax((-2, -1)))
-        return torch.cat(numbers) if numbers else torch.zeros(0)
+        for some_lengths, some_angles in zip(length.split(64), angle.split(64), strict=True):
+            filters = self.filters_at(some_lengths, some_angles, weights).detach().cpu().double().numpy()
+            indices, share = (t.numpy() for t in _neighbours(some_lengths, some_angles, weights))
+            for i, d in enumerate(filters):
+                if against == "continuous":
+                    kernel = linear_motion_kernel(
+                        min(float(some_lengths[i]), MAX_LENGTH), float(some_angles[i])
+                    )
+                else:
+                    kernel = np.einsum("k,kij->ij", share[i], _bank.kernels[indices[i]])
+                k = [scipy.fft.rfft2(_wrapped(kernel, (n, n))) / math.sqrt(self.rho), *prior]
+                product = sum(scipy.fft.rfft2(_wrapped(f, (n, n))) * s for f, s in zip(d, k, strict=True))
+                numbers.append(np.abs(1 - product).max())
+        return torch.tensor(numbers, dtype=torch.float32)
 
 
 def _neighbours(length: Tensor, angle: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
@@ -415,9 +409,9 @@ def _neighbours(length: Tensor, angle: Tensor, weights: Weights) -> tuple[Tensor
 
 
 def _least_norm(
-    kernels: Sequence[Tensor], support: int, ridge: float, tolerance: float, max_iterations: int
-) -> Tensor:
-    """Return d = Q' (Q Q' + ridge I)^-1 delta, (n + 1, wf, wf), for float64 kernels k_0, ..., k_n."""
+    kernels: Sequence[NDArray[np.float64]], support: int, ridge: float, tolerance: float, max_iterations: int
+) -> NDArray[np.float64]:
+    """Return d = Q' (Q Q' + ridge I)^-1 delta, (n + 1, wf, wf), for kernels k_0, ..., k_n."""
     half = support // 2
     taps = [(_extent(k, 0), _extent(k, 1)) for k in kernels]
     # As large as the sum of the convolutions d_i * k_i, so that nothing wraps around.
@@ -427,77 +421,74 @@ def _least_norm(
         scipy.fft.next_fast_len(support + reach[1], True),
     )
 
-    k = torch.fft.rfft2(torch.stack([_wrapped(kernel, size) for kernel in kernels]))
-    k_conj = k.conj().resolve_conj()
-    inside = torch.zeros(len(kernels), *size, dtype=torch.float64)
+    # SciPy's transforms: torch's share these small ones among threads, which costs more than it saves.
+    k = scipy.fft.rfft2(np.stack([_wrapped(kernel, size) for kernel in kernels]))
+    k_conj = k.conj()
+    inside = np.zeros((len(kernels), *size))
     for i, extent in enumerate(taps):
         # The psf's own filter uses the whole square.
         middle = (0, 0) if i == 0 else (sum(extent[0]), sum(extent[1]))
         rows, columns = (
-            torch.arange(-half + max(0, -m), half - max(0, m) + 1) % n
-            for m, n in zip(middle, size, strict=True)
+            np.arange(-half + max(0, -m), half - max(0, m) + 1) % n for m, n in zip(middle, size, strict=True)
         )
         inside[i, rows[:, None], columns] = 1
 
     # Sums over the half spectrum count its inner columns twice.
-    count = torch.full((size[1] // 2 + 1,), 2.0, dtype=torch.float64)
+    count = np.full(size[1] // 2 + 1, 2.0)
     count[0] = 1
     if size[1] % 2 == 0:
         count[-1] = 1
     count /= size[0] * size[1]
 
-    def dot(a: Tensor, b: Tensor) -> float:
-        return float(((a.real * b.real + a.imag * b.imag).sum(0) * count).sum())
+    def dot(a: NDArray[np.complex128], b: NDArray[np.complex128]) -> float:
+        return float(
+            np.einsum("ij,ij,j->", a.real, b.real, count) + np.einsum("ij,ij,j->", a.imag, b.imag, count)
+        )
 
-    def adjoint(spectrum: Tensor) -> Tensor:
-        return torch.fft.irfft2(k_conj * spectrum, s=size) * inside
+    def adjoint(spectrum: NDArray[np.complex128]) -> NDArray[np.float64]:
+        filters = scipy.fft.irfft2(k_conj * spectrum, s=size, overwrite_x=True)
+        filters *= inside
+        return np.asarray(filters)
 
-    precondition = 1 / ((k.abs() ** 2).sum(0) + ridge).clamp_min(torch.finfo(torch.float64).tiny)
-    residual = torch.ones_like(k[0])
-    multiplier = torch.zeros_like(residual)
+    precondition = 1 / np.maximum((k.real**2 + k.imag**2).sum(0) + ridge, np.finfo(np.float64).tiny)
+    residual = np.ones_like(k[0])
+    multiplier = np.zeros_like(residual)
     preconditioned = precondition * residual
     direction, energy = preconditioned, dot(residual, preconditioned)
     for _ in range(max_iterations):
-        image = (k * torch.fft.rfft2(adjoint(direction))).sum(0) + ridge * direction
+        image = (k * scipy.fft.rfft2(adjoint(direction), overwrite_x=True)).sum(0) + ridge * direction
         curvature = dot(direction, image)
         if not curvature > 0:  # Converged to rounding.
             break
         step = energy / curvature
-        multiplier = multiplier + step * direction
-        residual = residual - step * image
+        multiplier += step * direction
+        residual -= step * image
         if dot(residual, residual) <= tolerance**2:
             break
         preconditioned = precondition * residual
         previous, energy = energy, dot(residual, preconditioned)
         direction = preconditioned + (energy / previous) * direction
-    return adjoint(multiplier).roll((half, half), (-2, -1))[:, :support, :support]
+    return np.roll(adjoint(multiplier), (half, half), (1, 2))[:, :support, :support]
 
 
-def _extent(kernel: Tensor, axis: int) -> tuple[int, int]:
+def _extent(kernel: NDArray[np.float64], axis: int) -> tuple[int, int]:
     """Return the first and last offset from the middle of the lines that are not zero."""
-    lines = kernel.any(1 - axis).nonzero()
-    middle = kernel.shape[axis] // 2
-    return int(lines[0]) - middle, int(lines[-1]) - middle
+    lines = np.flatnonzero(kernel.any(1 - axis)) - kernel.shape[axis] // 2
+    return int(lines[0]), int(lines[-1])
 
 
-def _side(psfs: Tensor) -> int:
+def _side(psfs: NDArray[np.float64]) -> int:
     """Return the side of the least square about the middle element with all non-zeros of (N, kh, kw) psfs."""
-    union = (psfs != 0).any(0)
-    return 1 + 2 * max((abs(offset) for axis in (0, 1) for offset in _extent(union, axis)), default=0)
+    union = np.abs(psfs).sum(0)
+    return 1 + 2 * max(abs(offset) for axis in (0, 1) for offset in _extent(union, axis))
 
 
-def _wrapped(kernel: Tensor, size: tuple[int, int]) -> Tensor:
+def _wrapped(kernel: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
     """Return the kernel on a periodic grid, its middle element at index (0, 0)."""
-    rows, columns = ((torch.arange(n) - n // 2) % m for n, m in zip(kernel.shape, size, strict=True))
-    grid = torch.zeros(size, dtype=kernel.dtype)
-    return grid.index_put_((rows[:, None], columns), kernel, accumulate=True)
-
-
-def _spectrum(filters: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the half spectra of (..., h, w) filters, centred, on a grid of `size`, at least (h, w)."""
-    h, w = filters.shape[-2:]
-    padded = torch.nn.functional.pad(filters, (0, size[1] - w, 0, size[0] - h))
-    return torch.fft.rfft2(padded.roll((-(h // 2), -(w // 2)), (-2, -1)))
+    rows, columns = ((np.arange(n) - n // 2) % m for n, m in zip(kernel.shape, size, strict=True))
+    grid = np.zeros(size)
+    np.add.at(grid, (rows[:, None], columns), kernel)
+    return grid
 
 
 # The bank: 0 to 42 degrees are computed, the other angles are copies.
@@ -517,8 +508,7 @@ def _compute_folded(rho: float, support: int) -> Tensor:
         solved[0] *= math.sqrt(rho / design)
         return solved
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return torch.stack(list(pool.map(filters, _FOLDED)))
+    return torch.stack([filters(motion) for motion in _FOLDED])
 
 
 def _unfold(folded: Tensor) -> Tensor:
@@ -616,38 +606,37 @@ def _write_cache(path: Path, filters: Tensor) -> None:
 # Checks of arguments.
 
 
-def _check_psf(psf: Filter) -> Tensor:
-    """Return the psf as a float64 tensor (N, kh, kw) on the CPU."""
+def _check_psf(psf: Filter) -> NDArray[np.float64]:
+    """Return the psf as an array (N, kh, kw)."""
     psfs = _check_numbers("psf", psf)
-    if psfs.ndim not in (2, 3) or psfs.shape[-1] % 2 == 0 or psfs.shape[-2] % 2 == 0 or psfs.numel() == 0:
-        raise ValueError(
-            f"psf must have shape (kh, kw) or (N, kh, kw) with odd sides, got {tuple(psfs.shape)}"
-        )
+    if psfs.ndim not in (2, 3) or psfs.shape[-1] % 2 == 0 or psfs.shape[-2] % 2 == 0 or psfs.size == 0:
+        raise ValueError(f"psf must have shape (kh, kw) or (N, kh, kw) with odd sides, got {psfs.shape}")
     if not (psfs.sum((-2, -1)) > 0).all():
         raise ValueError("psf must have a positive sum")
     return psfs.reshape(-1, *psfs.shape[-2:])
 
 
-def _check_prior(prior: Sequence[Filter] | None) -> list[Tensor]:
-    """Return the prior filters as float64 tensors on the CPU."""
+def _check_prior(prior: Sequence[Filter] | None) -> list[NDArray[np.float64]]:
+    """Return the prior filters as arrays."""
     filters = [_check_numbers("prior", f) for f in (gradient_filters() if prior is None else prior)]
     if not filters:
         raise ValueError("prior must have at least one filter")
     for f in filters:
         if f.ndim != 2 or f.shape[0] % 2 == 0 or f.shape[1] % 2 == 0:
-            raise ValueError(f"a prior filter must have shape (h, w) with odd sides, got {tuple(f.shape)}")
+            raise ValueError(f"a prior filter must have shape (h, w) with odd sides, got {f.shape}")
         if not f.any():
             raise ValueError("a prior filter must not be zero everywhere")
     return filters
 
 
-def _check_numbers(name: str, values: Filter) -> Tensor:
+def _check_numbers(name: str, values: Filter) -> NDArray[np.float64]:
     if not isinstance(values, (np.ndarray, Tensor)):
         raise TypeError(f"{name} must be an array or a tensor, got {type(values).__name__}")
-    tensor = torch.as_tensor(values).detach().to("cpu", torch.float64)
-    if not tensor.isfinite().all():
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
         raise ValueError(f"{name} contains NaN or infinity")
-    return tensor
+    return array
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -114,9 +114,7 @@ def linear_motion_kernel(length: float, angle: float) -> NDArray[np.float64]:
     return weight / (weight.sum() + _EPS * length**2)
 
 
-def linear_motion_taps(
-    length: Tensor, angle: Tensor, steps: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def linear_motion_taps(length: Tensor, angle: Tensor, steps: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Taps of the linear motion kernels of many motions at once.
 
     Parameters
@@ -151,9 +149,7 @@ def linear_motion_taps(
     )
 
 
-def half_taps(
-    length: Tensor, cos: Tensor, sin: Tensor, steps: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def half_taps(length: Tensor, cos: Tensor, sin: Tensor, steps: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """One half of the taps of many linear motion kernels, which are symmetric about their centres.
 
     Parameters

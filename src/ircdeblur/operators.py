@@ -96,9 +96,7 @@ def _source(size: int, margin: int, boundary: Boundary) -> Tensor:
         period = max(2 * (size - 1), 1)
         position = position % period
         return torch.minimum(position, period - position) if size > 1 else position
-    raise ValueError(
-        f"boundary must be 'replicate', 'reflect' or 'circular' to pad an image, got {boundary!r}"
-    )
+    raise ValueError(f"boundary must be 'replicate', 'reflect' or 'circular' to pad an image, got {boundary!r}")
 
 
 class _Blur(ABC):
@@ -131,9 +129,7 @@ class _Blur(ABC):
     def __call__(self, x: Tensor) -> Tensor:
         return self.A(x)
 
-    def _set_boundary(
-        self, boundary: Boundary, margin: tuple[int, int] | None, reach: tuple[int, int]
-    ) -> None:
+    def _set_boundary(self, boundary: Boundary, margin: tuple[int, int] | None, reach: tuple[int, int]) -> None:
         """Set boundary and margin of a blur that reads `reach` pixels around a pixel."""
         if boundary not in get_args(Boundary):
             raise ValueError(f"boundary must be one of {', '.join(get_args(Boundary))}, got {boundary!r}")
@@ -187,15 +183,11 @@ class UniformBlur(_Blur):
     this was never slower than a direct convolution of the channels, by 3 x 3 kernels too.
     """
 
-    def __init__(
-        self, psf: Tensor, boundary: Boundary = "extended", margin: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, psf: Tensor, boundary: Boundary = "extended", margin: tuple[int, int] | None = None) -> None:
         if not isinstance(psf, Tensor) or psf.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"psf must be a tensor of float32 or float64, got {_kind(psf)}")
         if psf.ndim not in (2, 3) or psf.shape[-2] % 2 == 0 or psf.shape[-1] % 2 == 0:
-            raise ValueError(
-                f"psf must have size (kh, kw) or (C, kh, kw) with odd sides, got {tuple(psf.shape)}"
-            )
+            raise ValueError(f"psf must have size (kh, kw) or (C, kh, kw) with odd sides, got {tuple(psf.shape)}")
         if not psf.isfinite().all():
             raise ValueError("psf contains NaN or infinity")
         if not (psf.sum((-2, -1)) > 0).all():
@@ -309,7 +301,7 @@ class MotionBlur(_Blur):
     Notes
     -----
     The operator keeps a sparse matrix with one row for each pixel of the frame: 8 bytes for each tap in
-    single precision, and 2.3 taps for each pixel of a motion's length on average, some 0.4 kB for each pixel
+    single precision, and 2.1 taps for each pixel of a motion's length on average, some 0.34 kB for each pixel
     of the frame at lengths around 20. The first `A_adjoint` adds its transpose, of the same size. The matrix
     is of the motion's values at construction.
 
@@ -457,9 +449,7 @@ class _BankTaps:
         kernels = _BANK.kernels[fours].reshape(len(fours), 4, -1)[:, :, centre:]  # (cells, 4, a half kernel)
         used = kernels.any(1)
         count = used.sum(1)
-        taps = np.argsort(~used, axis=1, kind="stable")[
-            :, : count.max()
-        ]  # used ones first, the centre foremost
+        taps = np.argsort(~used, axis=1, kind="stable")[:, : count.max()]  # used ones first, the centre foremost
         kernels = np.take_along_axis(kernels, taps[:, None], 2)
         taps[~kernels.any(1)] = 0  # the shorter lists end in taps of no weight, which must not reach far
         dy, dx = np.divmod(taps + centre, MAX_LENGTH)
@@ -545,9 +535,7 @@ class _BlurMatrix:
         value, column, count, row = (torch.cat(parts) for parts in zip(*chunks, strict=True))
         if self.boundary != "extended":
             column = self._fold()[column]
-        return _matrix_of_rows(
-            value, column, count, row, (self.size[0] * self.size[1], self.sharp[0] * self.sharp[1])
-        )
+        return _matrix_of_rows(value, column, count, row, (self.size[0] * self.size[1], self.sharp[0] * self.sharp[1]))
 
     def _fold(self) -> Tensor:
         """Pixel of the frame that each pixel of the padded image repeats, int32."""
@@ -626,9 +614,7 @@ def _select(tensor: Tensor, used: Tensor) -> Tensor:
     return tensor[used]
 
 
-def _matrix_of_rows(
-    value: Tensor, column: Tensor, count: Tensor, row: Tensor, shape: tuple[int, int]
-) -> Tensor:
+def _matrix_of_rows(value: Tensor, column: Tensor, count: Tensor, row: Tensor, shape: tuple[int, int]) -> Tensor:
     """Sparse CSR matrix, given its rows (their numbers of elements and their indices) in any order."""
     if value.device.type != "cpu":
         return _matrix_of_elements(torch.repeat_interleave(row, count), column, value, shape)

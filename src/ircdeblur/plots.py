@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -138,3 +139,76 @@ def _draw_arrows(axes: Axes, motion: np.ndarray, spacing: float, rim: float) -> 
             edgecolor="black",
             linewidth=0.6,
         )
+
+
+def side_by_side(images: Sequence[np.ndarray], gap: int = 8) -> np.ndarray:
+    """Put pictures next to each other, scaled to the height of the highest.
+
+    Parameters
+    ----------
+    images : sequence of (H, W), (H, W, 1) or (H, W, 3) arrays
+        In [0, 1].
+    gap : int
+        White pixels between them.
+
+    Returns
+    -------
+    strip : (h, w, 3) float32 array
+        In [0, 1].
+    """
+    from skimage.transform import resize
+
+    height = max(image.shape[0] for image in images)
+    parts: list[np.ndarray] = []
+    for image in images:
+        rgb = np.broadcast_to(image[..., None] if image.ndim == 2 else image, (*image.shape[:2], 3))
+        if rgb.shape[0] != height:
+            rgb = resize(rgb, (height, max(1, round(rgb.shape[1] * height / rgb.shape[0]))), order=1)
+        parts += [rgb, np.ones((height, gap, 3))]
+    return np.clip(np.concatenate(parts[:-1], axis=1), 0, 1).astype(np.float32)
+
+
+def plot_contraction(lengths: np.ndarray, angles: np.ndarray, numbers: np.ndarray, title: str = "") -> np.ndarray:
+    """Draw the contraction numbers of a bank of inverse filters over the motions, and their largest per length.
+
+    Parameters
+    ----------
+    lengths : (m,) array
+        Increasing, in pixels.
+    angles : (n,) array
+        Increasing, in degrees.
+    numbers : (m, n) array
+        Largest |1 - sum_i D_i K_i| for each length and angle; see `ircdeblur.inverse.InverseBank.contraction`.
+    title : str
+        Written above.
+
+    Returns
+    -------
+    drawing : (h, w, 3) uint8 array
+    """
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lengths, angles, numbers = (np.asarray(a) for a in (lengths, angles, numbers))
+    if lengths.ndim != 1 or angles.ndim != 1 or numbers.shape != (lengths.size, angles.size):
+        raise ValueError(
+            f"numbers must have one row per length and one column per angle, got {numbers.shape} for "
+            f"{lengths.shape} lengths and {angles.shape} angles"
+        )
+    figure = Figure(figsize=(11, 4.5), dpi=100, facecolor="white", layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    plane, curve = figure.subplots(1, 2)
+    # The colours end at 1: what diverges stands out in red.
+    scale = colormaps["viridis"].with_extremes(over="red")
+    colours = plane.pcolormesh(lengths, angles, numbers.T, vmin=0, vmax=1, cmap=scale, shading="nearest")
+    figure.colorbar(colours, ax=plane, extend="max", label="contraction number")
+    plane.set(xlabel="length (px)", ylabel="angle (degrees)")
+    curve.plot(lengths, numbers.max(1), label="largest over the angles")
+    curve.plot(lengths, numbers.mean(1), label="mean over the angles")
+    curve.axhline(1, color="red", linestyle="--", label="diverges from here on")
+    curve.set(xlabel="length (px)", ylabel="contraction number", ylim=(0, None))
+    curve.legend()
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])

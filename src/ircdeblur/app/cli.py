@@ -105,9 +105,7 @@ class Task(NamedTuple):
 
 # ---------------------------------------------------------------------------------------------------- options
 
-INPUTS = Annotated[
-    list[str], typer.Argument(metavar="INPUT", help="Photographs: files, a folder or a quoted pattern.")
-]
+INPUTS = Annotated[list[str], typer.Argument(metavar="INPUT", help="Photographs: files, a folder or a quoted pattern.")]
 INPUT = Annotated[Path, typer.Argument(metavar="INPUT", help="Photograph.")]
 OUT = Annotated[
     str,
@@ -116,9 +114,7 @@ OUT = Annotated[
 METHOD = Annotated[Method, typer.Option("--method", help="Solver.")]
 NOISE = Annotated[
     str,
-    typer.Option(
-        "--noise", metavar="auto|NUMBER", help="Standard deviation of the noise: 0.01 is 1 % of the range."
-    ),
+    typer.Option("--noise", metavar="auto|NUMBER", help="Standard deviation of the noise: 0.01 is 1 % of the range."),
 ]
 STRENGTH = Annotated[
     float,
@@ -155,9 +151,7 @@ LENGTH = Annotated[
 ]
 ANGLE = Annotated[
     float | None,
-    typer.Option(
-        "--angle", metavar="A", help="Its angle in degrees: 0 is horizontal, 45 rises to the right."
-    ),
+    typer.Option("--angle", metavar="A", help="Its angle in degrees: 0 is horizontal, 45 rises to the right."),
 ]
 DATA = Annotated[
     Path | None,
@@ -192,10 +186,10 @@ def main(args: Sequence[str] | None = None) -> int:
         code = typer.main.get_command(app).main(
             args=arguments or ["--help"], prog_name="ircdeblur", standalone_mode=False, obj=state
         )
-        # Typer turns Ctrl-C into this code itself, or, in its older versions, into Abort.
+        # Typer turns Ctrl-C into this code.
         if code == 130:
             raise KeyboardInterrupt
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         _print(sys.stderr, "error: interrupted; files that were finished are complete, no other was touched")
         return 130
     except Exception as error:
@@ -351,10 +345,14 @@ def deconvolve(
 
     def prepare() -> Job:
         from ircdeblur import restore
+        from ircdeblur.kernels import MAX_LENGTH
 
         target = _device(device)
         kernel, field = _read_blur(report, psf, motion, length, angle)
         longest = _longest(field, length)
+        if motion is not None and method is Method.irc and longest > MAX_LENGTH:
+            text = f"motions of up to {longest:.0f} px, but irc's inverse filters end at {MAX_LENGTH} px"
+            report.notes([f"{text}; --method cg does better"], motion)
 
         def job(photo: Photo, index: int, progress: Progress) -> Result:
             _check_fit(photo, field, motion, longest)
@@ -396,9 +394,7 @@ def blur(
     ] = 0.0,
     seed: Annotated[
         int | None,
-        typer.Option(
-            "--seed", metavar="N", min=0, help="Of noise and camera shake; it makes them repeatable."
-        ),
+        typer.Option("--seed", metavar="N", min=0, help="Of noise and camera shake; it makes them repeatable."),
     ] = None,
     motion_out: MOTION_OUT = None,
     device: DEVICE = "auto",
@@ -439,9 +435,7 @@ def blur(
             shape = photo.pixels.shape[:2]
             own = None if seed is None else seed + index
             moved = draw(shape, shake, own) if camera_shake else field
-            blurred = restore.blur(
-                photo.pixels, kernel, moved, noise, own, device=target, linear_light=linear_light
-            )
+            blurred = restore.blur(photo.pixels, kernel, moved, noise, own, device=target, linear_light=linear_light)
             if length is not None and angle is not None:
                 vector = from_polar(np.asarray(length), np.asarray(angle % 180.0))
                 moved = np.broadcast_to(vector.astype(np.float32), (*shape, 2))
@@ -460,9 +454,7 @@ def compare(
     second: Annotated[Path, typer.Argument(metavar="B", help="The true one.")],
     motion: Annotated[
         bool,
-        typer.Option(
-            "--motion", help="Compare motion fields (.npz, .flo): mean squared error, end-point error."
-        ),
+        typer.Option("--motion", help="Compare motion fields (.npz, .flo): mean squared error, end-point error."),
     ] = False,
     quiet: QUIET = False,
 ) -> int:
@@ -551,12 +543,11 @@ def train(
     try:
         settings = load_config(config)
     except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise ImageFileError(f"not a usable configuration ({error})", config, "correct it") from error
+        what = f"not a usable configuration ({str(error).removeprefix(f'{config}: ')})"
+        raise ImageFileError(_one_line(what), config, "correct it") from error
     last = folder / "last.ckpt"
     if resume is None and (last.exists() or (folder / f"{network.value}.safetensors").exists()):
-        raise ImageFileError(
-            "the folder holds a run already", folder, f"add --resume {last} or choose another --out"
-        )
+        raise ImageFileError("the folder holds a run already", folder, f"add --resume {last} or choose another --out")
     make_folder(folder)
 
     # What the weights remember of their making: without the places of files on this machine.
@@ -583,14 +574,10 @@ def train(
 @app.command()
 def reproduce(
     context: typer.Context,
-    experiment: Annotated[
-        Experiment, typer.Argument(metavar="TABLE", help="table1, table2, table3, table4 or all")
-    ],
+    experiment: Annotated[Experiment, typer.Argument(metavar="TABLE", help="table1, table2, table3, table4 or all")],
     out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT_DIR", help="Folder for the tables.")],
     data: DATA = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="On a few pictures: minutes instead of hours.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="On a few pictures: minutes instead of hours.")] = False,
     overwrite: OVERWRITE = False,
 ) -> int:
     """Repeat an experiment of the paper.
@@ -602,9 +589,7 @@ def reproduce(
     data = _data(data)
     make_folder(out)
     names = (
-        [e.value for e in Experiment if e is not Experiment.all]
-        if experiment is Experiment.all
-        else [experiment.value]
+        [e.value for e in Experiment if e is not Experiment.all] if experiment is Experiment.all else [experiment.value]
     )
     for name in names:
         for suffix in (".csv", ".md"):
@@ -772,9 +757,7 @@ def _plan_motions(inputs: Inputs, out: str | None) -> tuple[list[Path | None], P
     if not (inputs.several or target.is_dir() or out.endswith(tuple(filter(None, (os.sep, os.altsep))))):
         return [target], None
     if target.suffix.lower() in MOTION_SUFFIXES and not target.is_dir():
-        raise ImageFileError(
-            "the name of a motion file, but several inputs need a folder", target, "give a folder"
-        )
+        raise ImageFileError("the name of a motion file, but several inputs need a folder", target, "give a folder")
     planned: dict[Path, Path] = {}
     for source in inputs.paths:
         path = target / f"{source.stem}.npz"
@@ -806,9 +789,7 @@ def _write_motion(path: Path, motion: np.ndarray, pixels: np.ndarray, overwrite:
 
     drawing = draw_motion(pixels, motion)
     height, width, bands = drawing.shape
-    image = pyvips.Image.new_from_memory(drawing.data, width, height, bands, "uchar").copy(
-        interpretation="srgb"
-    )
+    image = pyvips.Image.new_from_memory(drawing.data, width, height, bands, "uchar").copy(interpretation="srgb")
     data = image.write_to_buffer(".png")
     with atomic_write(path, overwrite=overwrite) as temp:
         temp.write_bytes(data)
@@ -993,11 +974,7 @@ def _data(folder: Path | None) -> Path:
 def _check_number(option: str, value: float, low: float = -math.inf, high: float = math.inf) -> None:
     if not (math.isfinite(value) and low <= value <= high):
         span = (
-            "finite"
-            if low == -math.inf
-            else f"at least {low:g}"
-            if high == math.inf
-            else f"from {low:g} to {high:g}"
+            "finite" if low == -math.inf else f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         )
         raise UsageError(f"{option} must be a number, {span}, got {value:g}")
 
@@ -1008,9 +985,7 @@ def _require_weights() -> None:
     from ircdeblur.nets.checkpoints import MOTION_NET, weights_folder
 
     if not (weights_folder() / MOTION_NET).is_file():
-        raise ImageFileError(
-            "the weights are missing", weights_folder() / MOTION_NET, "install ircdeblur again"
-        )
+        raise ImageFileError("the weights are missing", weights_folder() / MOTION_NET, "install ircdeblur again")
 
 
 # --------------------------------------------------------------------------------------------------- messages
@@ -1054,12 +1029,17 @@ class Report:
 
     @contextmanager
     def noting(self, path: Path) -> Iterator[None]:
-        """Turn the warnings of the block into notes about a file."""
+        """Turn the warnings that this package gives in the block into notes about a file; drop all others."""
+        package = str(Path(__file__).parents[1])
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("always", UserWarning)
+            warnings.simplefilter("always")
             yield
-        self.notes(list(dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning)), path)
+        texts = [
+            str(warning.message)
+            for warning in caught
+            if warning.category in (UserWarning, RuntimeWarning) and warning.filename.startswith(package)
+        ]
+        self.notes(list(dict.fromkeys(texts)), path)
 
 
 def _debug(context: typer.Context) -> bool:
@@ -1083,16 +1063,12 @@ def _error_text(error: Exception, path: Path | None = None) -> str:
         return _one_line(f"{error.strerror}{f': {place}' if place is not None else ''}; {advice}")
     if isinstance(error, (ValueError, FileNotFoundError)):
         return _one_line(f"{text}{where}" + ("" if ";" in text else "; check the input and the options"))
-    return _one_line(
-        f"internal fault, {type(error).__name__} ({text}){where}; set IRCDEBLUR_DEBUG=1 and report it"
-    )
+    return _one_line(f"internal fault, {type(error).__name__} ({text}){where}; set IRCDEBLUR_DEBUG=1 and report it")
 
 
 def _is_out_of_memory(text: str) -> bool:
     # The CPU's allocator raises a plain RuntimeError, the GPU's a subclass that says the first.
-    return any(
-        phrase in text.lower() for phrase in ("out of memory", "can't allocate memory", "not enough memory")
-    )
+    return any(phrase in text.lower() for phrase in ("out of memory", "can't allocate memory", "not enough memory"))
 
 
 def _usage_text(error: Exception, command: str) -> str:

@@ -69,8 +69,8 @@ def run(data: Path, quick: bool = False) -> Report:
     report.notes.append(
         "Settings (chosen on the validation photographs): "
         + "; ".join(
-            f"{m}: lambda {DEFAULTS[m].prior * NOISE**2:g}, rho {DEFAULTS[m].rho:g}, {DEFAULTS[m].iterations} iterations"
-            for m in METHODS
+            f"{name}: lambda {s.prior * NOISE**2:g}, rho {s.rho:g}, {s.iterations} iterations of {s.steps}"
+            for name, s in DEFAULTS.items()
         )
         + "."
     )

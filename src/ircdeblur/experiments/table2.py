@@ -18,6 +18,8 @@ from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import from_double_angle, to_double_angle
 from ircdeblur.restore import estimate_motion
 
+OURS = {"Motion-Net, raw": False, "Motion-Net, consolidated": True}
+
 
 def run(data: Path, quick: bool = False) -> Report:
     """Return Table 2; ``quick`` takes ten photographs and one motion."""
@@ -34,28 +36,20 @@ def run(data: Path, quick: bool = False) -> Report:
             for seed in range(motions):
                 case = camera_case(path, severity, seed)
                 assert case.motion is not None
-                image = case.blurred[0].permute(1, 2, 0).numpy()
-                common = {"photo": case.name, "seed": seed, "severity": severity}
-
-                def add(name: str, motion: np.ndarray, seconds: float | None = None, case=case, common=common) -> None:
-                    row = {
-                        "estimate": name,
-                        **common,
-                        f"MSE {common['severity']}": motion_mse(motion, case.motion),
-                    }
-                    report.rows.append(row if seconds is None else {**row, "seconds": seconds})
-
-                add("no motion", np.zeros_like(case.motion))
                 mean = to_double_angle(case.motion).mean((0, 1), keepdims=True)
-                add(
-                    "best constant (knows the truth)",
-                    np.broadcast_to(from_double_angle(mean), case.motion.shape),
-                )
-                for name, consolidated in (("Motion-Net, raw", False), ("Motion-Net, consolidated", True)):
+                constant = np.broadcast_to(from_double_angle(mean), case.motion.shape)
+                estimates = {"no motion": np.zeros_like(case.motion), "best constant (knows the truth)": constant}
+                seconds = {}
+                image = case.blurred[0].permute(1, 2, 0).numpy()
+                for name, consolidated in OURS.items():
                     began = time.perf_counter()
-                    motion = estimate_motion(image, consolidated=consolidated)
-                    add(name, motion, time.perf_counter() - began)
-    for name in ("Motion-Net, raw", "Motion-Net, consolidated"):
+                    estimates[name] = estimate_motion(image, consolidated=consolidated)
+                    seconds[name] = time.perf_counter() - began
+                for name, motion in estimates.items():
+                    row = {"estimate": name, "photo": case.name, "seed": seed, "severity": severity}
+                    row[f"MSE {severity}"] = motion_mse(motion, case.motion)
+                    report.rows.append({**row, "seconds": seconds[name]} if name in seconds else row)
+    for name in OURS:
         medians = ", ".join(f"{np.median(report.values(f'MSE {s}', estimate=name)):.2f} {s}" for s in SEVERITIES)
         report.notes.append(f"{name}: median over the pictures {medians}.")
     report.notes.append("The paper, on its own test pictures: 5.91 moderate, 8.36 severe.")

@@ -30,6 +30,7 @@ def run(data: Path, quick: bool = False) -> Report:
     for severity in SEVERITIES:
         for path in photos:
             case = camera_case(path, severity, 0)
+            assert case.motion is not None
             truth, blurred = (t[0].permute(1, 2, 0).numpy().clip(0, 1) for t in (case.sharp, case.blurred))
             began = time.perf_counter()
             x, motion = deblur(blurred, return_motion=True)

@@ -188,7 +188,7 @@ def consolidate(double: torch.Tensor, error: torch.Tensor, seed: int = 0) -> Mot
 
     raw = to_grid(double.permute(2, 0, 1)).permute(1, 2, 0)
     spread = to_grid(error[None])[0]
-    local, local_error = smooth_field(raw, spread, sigma=2.0)
+    local, local_error = smooth_field(raw, spread, sigma=1.0)
 
     half = max(height, width) / 2
     rows = (torch.arange(grid[0], dtype=torch.float64) + 0.5) * height / grid[0] - height / 2

@@ -74,7 +74,9 @@ def load_motion_net(path: str | Path | None = None) -> MotionNet:
         raise ValueError(f"not a readable safetensors file: {path} ({error})") from error
     if metadata.get("network") != "motion-net":
         raise ValueError(f"not the weights of a Motion-Net: {path}")
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["config"]).items()}
+    config: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["config"]).items()
+    }
     net = MotionNet(MotionNetConfig(**config))
     try:
         net.load_state_dict(state)

@@ -61,8 +61,8 @@ def autocorrelation(dx: torch.Tensor, dy: torch.Tensor, shifts: list[tuple[int, 
     means = []
     for x, y in shifts:
         behind, ahead = (-(x // 2), -(y // 2)), (x - x // 2, y - y // 2)
-        product = sum(moved(g, *behind) * moved(g, *ahead) for g in gradients)
-        means.append(F.avg_pool2d(product, cell))
+        along_x, along_y = (moved(g, *behind) * moved(g, *ahead) for g in gradients)
+        means.append(F.avg_pool2d(along_x + along_y, cell))
     return torch.cat(means, dim=1)
 
 
@@ -136,11 +136,11 @@ class MotionNet(nn.Module):
         self.norm = ChannelNorm(c.pyramid)
         self.head = nn.Conv2d(c.pyramid, c.pyramid, 1)
         self.out = nn.Conv2d(c.pyramid, 3, 1)
-        nn.init.zeros_(self.out.bias)
-        nn.init.zeros_(self.shortcut.weight)
-        nn.init.zeros_(self.shortcut.bias)
         with torch.no_grad():
             self.out.weight.mul_(0.1)
+            for parameter in (self.out.bias, *self.shortcut.parameters()):
+                assert parameter is not None
+                parameter.zero_()
 
     def normalised_gradients(self, luma: torch.Tensor, window: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the first differences in x and y divided by the root of their local energy, and that root."""
@@ -161,8 +161,8 @@ class MotionNet(nn.Module):
         half = self.normalised_gradients(F.avg_pool2d(luma, 2), self.ENERGY_WINDOW // 4 * 2 + 1)[:2]
         features = []
         for gradients, shifts, cell in (((dx, dy), FULL_SHIFTS, STRIDE), (half, HALF_SHIFTS, STRIDE // 2)):
-            limited = [g.clamp(-3, 3) for g in gradients]
-            raw = autocorrelation(*limited, [(0, 0), *shifts], cell)
+            gx, gy = (g.clamp(-3, 3) for g in gradients)
+            raw = autocorrelation(gx, gy, [(0, 0), *shifts], cell)
             for window in self.WINDOWS:
                 mean = F.avg_pool2d(raw, window, 1, window // 2, count_include_pad=False)
                 # Scaled to about unit variance.

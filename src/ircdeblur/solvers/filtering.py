@@ -111,7 +111,7 @@ class TiledFilter:
         return tiles.reshape(*image.shape[:2], -1, self.tile, self.tile)
 
     def blend(self, spectra: torch.Tensor) -> torch.Tensor:
-        """Return the images (B, C, H, W) whose tiles have the given real FFTs, (B, C, rows * columns, P, P // 2 + 1)."""
+        """Return the images (B, C, H, W) whose tiles have the real FFTs (B, C, rows * columns, P, P // 2 + 1)."""
         inner = slice(self.reach, self.reach + 2 * self.step - 1)
         size = tuple((count + 1) * self.step - 1 for count in (self.rows, self.columns))
         tiles = torch.fft.irfft2(spectra, s=(self.tile, self.tile))[..., inner, inner] * self.window

@@ -6,8 +6,8 @@ filter flow).
 
 References
 ----------
-M. Hirsch, S. Sra, B. Schoelkopf, S. Harmeling, "Efficient filter flow for space-variant multiframe blind deconvolution",
-CVPR 2010.
+M. Hirsch, S. Sra, B. Schoelkopf, S. Harmeling, "Efficient filter flow for space-variant multiframe blind
+deconvolution", CVPR 2010.
 """
 
 from __future__ import annotations

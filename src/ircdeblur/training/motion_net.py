@@ -149,7 +149,7 @@ class ValidationPictures:
         for i, path in enumerate(paths):
             luma = torch.from_numpy((load_photo(path) @ np.array(LUMA) / 255).astype(np.float32))[None, None]
             margin = 18
-            shape = tuple(n - 2 * margin for n in luma.shape[-2:])
+            shape = (luma.shape[-2] - 2 * margin, luma.shape[-1] - 2 * margin)
             severity = list(SEVERITIES)[i % 2]
             rng = np.random.default_rng([seed, i])
             motion = camera_shake(shape, SEVERITIES[severity] * rng.uniform(0.5, 1.0), rng)
@@ -191,7 +191,7 @@ class MotionNetModule(lightning.LightningModule):
         """Return AdamW; normalisation and biases are not decayed."""
         decayed = [p for p in self.net.parameters() if p.ndim > 1]
         others = [p for p in self.net.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, self.config.learning_rate, weight_decay=self.config.weight_decay)
 
     @property
@@ -302,7 +302,7 @@ def train_motion_net(
     device = torch.device("cuda" if gpu else "cpu")
     photos = LumaPhotos(list_photos([data / folder for folder in config.folders]))
     module = MotionNetModule(config, ValidationPictures(data / config.validation))
-    module.net.to(memory_format=torch.channels_last)
+    module.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # After a resumption the pairs must not start again with the first ones.
     started = 0
     if resume is not None:
@@ -338,7 +338,7 @@ def train_motion_net(
             ModelCheckpoint(out, save_last=True, save_top_k=0, every_n_train_steps=config.validate_every),
         ],
     )
-    once = DataLoader([0], batch_size=None)
+    once: DataLoader[int] = DataLoader([0], batch_size=None)  # type: ignore[arg-type]
     trainer.fit(module, DataLoader(pairs, batch_size=None), once, ckpt_path=resume, weights_only=True)
     trainer.validate(module, once, verbose=False)
     return out / "motion-net.safetensors"
