@@ -201,6 +201,7 @@ def test_lists_that_help_shows_are_those_of_the_package():
         (["deconvolve", "IN", "-o", "OUT", "--length", "9", "--angle", "inf"], ["--angle", "inf"]),
         (["deconvolve", "IN", "-o", "OUT", "--camera-shake"], ["--camera-shake"]),
         (["deconvolve", "IN", "-o", "OUT", "--length", "9", "--angle", "0", "--device", "moon"], ["moon"]),
+        (["deconvolve", "IN", "-o", "OUT", "--length", "9", "--angle", "0", "--device", "hpu"], ["hpu"]),
         (["blur", "IN", "-o", "OUT"], ["--camera-shake"]),
         (["blur", "IN", "-o", "OUT", "--camera-shake", "--psf", "p.npy"], ["got 2"]),
         (["blur", "IN", "-o", "OUT", "--psf", "p.npy", "--max-length", "3"], ["--max-length"]),
@@ -458,7 +459,7 @@ def test_train_without_its_libraries(call, tmp_path, monkeypatch):
 def test_reproduce(call, tmp_path, monkeypatch):
     asked = []
 
-    def pretend(name, data, out, quick=False):
+    def pretend(name, data, out, quick=False, photos=None):
         asked.append((name, data, out, quick))
         (out / f"{name}.md").write_text("old")
         return "| a | b |"

@@ -56,9 +56,7 @@ def noise(*shape: int, dtype: str = "uint8") -> np.ndarray:
 def smooth(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """An RGB gradient that differs along both sides; JPEG hardly changes it."""
     y, x = np.mgrid[:height, :width]
-    return np.stack([x * 255 / width, y * 255 / height, (x + y) * 255 / (width + height)], -1).astype(
-        np.uint8
-    )
+    return np.stack([x * 255 / width, y * 255 / height, (x + y) * 255 / (width + height)], -1).astype(np.uint8)
 
 
 @functools.cache  # a profile states the second it was made
@@ -278,9 +276,7 @@ def test_jpeg_keeps_colour_at_full_resolution(tmp_path):
 @pytest.mark.parametrize("mode", ["P", "1", "LA", "RGBA", "PA"])
 def test_other_png_modes_agree_with_pillow(tmp_path, mode):
     rgba = Image.fromarray(np.dstack([smooth(), noise(HEIGHT, WIDTH)]))
-    image = (
-        rgba.quantize(16) if mode == "PA" else (rgba.convert("RGB") if mode == "P" else rgba).convert(mode)
-    )
+    image = rgba.quantize(16) if mode == "PA" else (rgba.convert("RGB") if mode == "P" else rgba).convert(mode)
     image.save(tmp_path / "in.png")
     expected = np.asarray(Image.open(tmp_path / "in.png").convert("LA" if mode in ("1", "LA") else "RGBA"))
     photo, out, _ = round_trip(tmp_path / "in.png", "png")
@@ -386,9 +382,7 @@ def test_other_samples_are_refused(tmp_path, kind):
 
 
 def test_five_channels_are_refused(tmp_path):
-    tifffile.imwrite(
-        tmp_path / "in.tif", noise(HEIGHT, WIDTH, 5), photometric="minisblack", planarconfig="contig"
-    )
+    tifffile.imwrite(tmp_path / "in.tif", noise(HEIGHT, WIDTH, 5), photometric="minisblack", planarconfig="contig")
     with pytest.raises(ImageFileError, match="5 channels"):
         read_photo(tmp_path / "in.tif")
 
@@ -952,9 +946,7 @@ def test_unwritable_folder(tmp_path, photo, monkeypatch):
         return opener(path, flags, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(
-        ImageFileError, match=r"cannot write \(Permission denied\).*choose another folder"
-    ) as error:
+    with pytest.raises(ImageFileError, match=r"cannot write \(Permission denied\).*choose another folder") as error:
         check_output(tmp_path / "out.png")
     one_line(error, tmp_path)
 
@@ -1047,9 +1039,7 @@ def test_expand_inputs(tree):
     assert names(tree / "c.txt")[0] == ["c.txt"]  # named, so reading it says what is wrong
     assert names(tree / "b.jpg", tree, str(tree / "*.jpg"))[0] == ["b.jpg", "a.PNG", "e[1].webp"]
 
-    paths, problems, several = names(
-        tree / "none.jpg", tree / "b.jpg", str(tree / "*.gif"), tree / "folder.png", ""
-    )
+    paths, problems, several = names(tree / "none.jpg", tree / "b.jpg", str(tree / "*.gif"), tree / "folder.png", "")
     assert paths == ["b.jpg"]
     assert several
     assert [p.partition(":")[0] for p in problems] == [

@@ -181,10 +181,11 @@ def test_other_prior_filters():
     assert filters[3].abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("length", "angle"), [(35, 0), (35, 42), (33, 84)])
+@pytest.mark.parametrize(("length", "angle"), [(35, 0), (35, 6), (35, 42)])
 def test_support_too_small_for_exact_filters_still_contracts(length, angle):
     psf = linear_motion_kernel(length, angle)
-    assert contraction(psf, inverse_filters(psf, RHO, 31), RHO) < 0.6
+    # Measured 0.47, 0.47, 0.42; at 6 degrees 1.73 with a tenth of the ridge.
+    assert contraction(psf, inverse_filters(psf, RHO, 21), RHO) < 0.6
 
 
 def test_scaling_makes_filters_for_another_rho_as_exact():
@@ -271,9 +272,7 @@ def test_residual_compensation_converges_at_the_predicted_rate():
     z = [convolve(f, truth) for f in k]
     x, errors = np.zeros_like(truth), [np.linalg.norm(truth)]
     for _ in range(steps):
-        x = x + sum(
-            convolve(d, target - convolve(f, x)) for d, f, target in zip(filters.numpy(), k, z, strict=True)
-        )
+        x = x + sum(convolve(d, target - convolve(f, x)) for d, f, target in zip(filters.numpy(), k, z, strict=True))
         errors.append(np.linalg.norm(x - truth))
     rates = np.array(errors[1:]) / errors[:-1]
     number = contraction(psf, filters, RHO, n_fft=n)

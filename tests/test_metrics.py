@@ -55,9 +55,7 @@ class TestPsnr:
     @pytest.mark.parametrize("data_range", [1.0, 2.0])
     def test_oracles(self, channels, data_range):
         a, b = noisy_pair(channels)
-        assert psnr(a, b, data_range) == pytest.approx(
-            peak_signal_noise_ratio(b, a, data_range=data_range), abs=1e-10
-        )
+        assert psnr(a, b, data_range) == pytest.approx(peak_signal_noise_ratio(b, a, data_range=data_range), abs=1e-10)
         # torchmetrics keeps some of its constants in float32.
         assert psnr(a, b, data_range) == pytest.approx(
             float(torch_psnr(as_batch(a), as_batch(b), data_range=data_range)), abs=1e-5
@@ -121,9 +119,7 @@ class TestSsim:
         a, b = ((255 * x).round().astype(np.uint8) for x in noisy_pair(3))
         expected = ssim(a / 255, b / 255)
         assert ssim(a, b, 255) == pytest.approx(expected, abs=1e-12)
-        assert ssim((a / 255).astype(np.float32), (b / 255).astype(np.float32)) == pytest.approx(
-            expected, abs=1e-6
-        )
+        assert ssim((a / 255).astype(np.float32), (b / 255).astype(np.float32)) == pytest.approx(expected, abs=1e-6)
 
     def test_equal_images(self):
         a, _ = noisy_pair(None)
@@ -131,9 +127,7 @@ class TestSsim:
 
     @pytest.mark.parametrize("shape", [(10, 40), (40, 10), (1, 1, 3)])
     def test_image_smaller_than_the_window(self, shape):
-        with pytest.raises(
-            ValueError, match=f"{shape[0]} x {shape[1]}; expected sides of at least 11 pixels"
-        ):
+        with pytest.raises(ValueError, match=f"{shape[0]} x {shape[1]}; expected sides of at least 11 pixels"):
             ssim(np.zeros(shape), np.zeros(shape))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 
 from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
 from ircdeblur.motion import check_motion, to_polar
-from ircdeblur.nets.blind import MotionEstimate, estimate
+from ircdeblur.nets.blind import MotionEstimate, estimate, length_factor, limit_length
 from ircdeblur.nets.checkpoints import load_motion_net
 from ircdeblur.nets.motion_net import MotionNet
 from ircdeblur.operators import MotionBlur, UniformBlur
@@ -33,11 +33,11 @@ TILE = 768
 OVERLAP = 64
 """Pixels that neighbouring tiles share on each side, blended into each other."""
 
-BLIND_PRIOR = 4.0
+BLIND_PRIOR = 1.25
 """How many times stronger the prior is when the motion is estimated: it is never exact."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Kind:
     """How an image came: to give the result back the same way."""
 
@@ -108,8 +108,10 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
+        if chosen.type not in ("cpu", "cuda", "mps", "xpu"):
+            raise RuntimeError("not a device to compute on")
         torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise ValueError(f"device {device!r} is not available here; use 'auto' or 'cpu'") from error
     return chosen
 
@@ -195,7 +197,13 @@ def _estimate(x: torch.Tensor, tile: int | None, consolidated: bool = True) -> M
         planes = _in_tiles(window, (image.shape[-2], image.shape[-1]), tile, None)
         return planes[:, :2].permute(0, 2, 3, 1), planes[:, 2]
 
-    return estimate(forward, luma, consolidated)
+    found = estimate(forward, luma, consolidated)
+    if consolidated:
+        grey = luma.mean(1, keepdim=True)
+        found = dataclasses.replace(
+            found, motion=found.motion * length_factor(grey, found.motion, estimate_noise(grey))
+        )
+    return found
 
 
 def _check_noise(noise: float | None) -> None:
@@ -329,7 +337,7 @@ def estimate_motion(
     image : (H, W) or (H, W, C) array, or (H, W), (C, H, W) or (B, C, H, W) tensor
         Photograph: float in [0, 1], uint8 or uint16.
     consolidated : bool
-        Fit a camera motion and smooth (the default); without, the network's raw answer.
+        Fit a camera motion, smooth, and refine the length (the default); without, the network's raw answer.
     tile, device
         As for `deconvolve`.
     return_error : bool
@@ -391,9 +399,8 @@ def _deblur(
     weight = strength * restoration_weight(to_polar(found.motion)[0], found.error)
     if float(weight.max()) <= 0.0:
         return x, found.motion
-    settings = DEFAULTS[method]
-    settings = Settings(**{**settings.__dict__, "prior": settings.prior * BLIND_PRIOR})
-    sharp = _restore(x, None, found.motion, method, noise, settings, tile, linear_light, progress)
+    settings = dataclasses.replace(DEFAULTS[method], prior=DEFAULTS[method].prior * BLIND_PRIOR)
+    sharp = _restore(x, None, limit_length(found.motion), method, noise, settings, tile, linear_light, progress)
     return x + weight * (sharp - x), found.motion
 
 

@@ -345,14 +345,10 @@ def deconvolve(
 
     def prepare() -> Job:
         from ircdeblur import restore
-        from ircdeblur.kernels import MAX_LENGTH
 
         target = _device(device)
         kernel, field = _read_blur(report, psf, motion, length, angle)
         longest = _longest(field, length)
-        if motion is not None and method is Method.irc and longest > MAX_LENGTH:
-            text = f"motions of up to {longest:.0f} px, but irc's inverse filters end at {MAX_LENGTH} px"
-            report.notes([f"{text}; --method cg does better"], motion)
 
         def job(photo: Photo, index: int, progress: Progress) -> Result:
             _check_fit(photo, field, motion, longest)
@@ -578,6 +574,9 @@ def reproduce(
     out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT_DIR", help="Folder for the tables.")],
     data: DATA = None,
     quick: Annotated[bool, typer.Option("--quick", help="On a few pictures: minutes instead of hours.")] = False,
+    photos: Annotated[
+        int | None, typer.Option("--photos", metavar="N", min=1, help="On the first N photographs only.")
+    ] = None,
     overwrite: OVERWRITE = False,
 ) -> int:
     """Repeat an experiment of the paper.
@@ -597,7 +596,7 @@ def reproduce(
 
     from ircdeblur import experiments
 
-    _print(sys.stdout, experiments.run(experiment.value, data, out, quick))
+    _print(sys.stdout, experiments.run(experiment.value, data, out, quick, photos))
     return 0
 
 
@@ -957,7 +956,7 @@ def _device(name: str) -> Any:
 
     try:
         return resolve_device(name)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise UsageError(f"--device: {error}") from error
 
 

@@ -93,9 +93,7 @@ class Exif:
         main = {number: tag for number, tag in self.main.items() if number != _IPTC}
         stream = io.BytesIO(b"II*\0" + bytes(4))
         stream.seek(0, io.SEEK_END)
-        first = _write_directories(
-            stream, Exif(main, self.photo, self.gps, self.interop), order="<", big=False
-        )
+        first = _write_directories(stream, Exif(main, self.photo, self.gps, self.interop), order="<", big=False)
         stream.seek(4)
         stream.write(struct.pack("<I", first))
         return _PREFIX + stream.getvalue()
@@ -232,9 +230,7 @@ def _read(stream: BinaryIO) -> Exif:
     return exif
 
 
-def _write_directory(
-    stream: BinaryIO, tags: Mapping[int, Tag], order: str, big: bool, following: int = 0
-) -> int:
+def _write_directory(stream: BinaryIO, tags: Mapping[int, Tag], order: str, big: bool, following: int = 0) -> int:
     """Write a directory with its data at the stream's position and return the directory's offset."""
     inline = 8 if big else 4
     pointer = order + ("Q" if big else "I")

@@ -249,9 +249,7 @@ def _identify(path: Path) -> Format:
     except FileNotFoundError:
         raise ImageFileError("no such file", path, "check the name") from None
     except OSError as error:
-        raise ImageFileError(
-            f"cannot read ({error.strerror})", path, "check the file and its rights"
-        ) from error
+        raise ImageFileError(f"cannot read ({error.strerror})", path, "check the file and its rights") from error
 
     found = _format_of(head)
     if not head:
@@ -390,9 +388,7 @@ def _metadata_of(image: Any, file_format: Format) -> dict[str, bytes | str]:
     return kept
 
 
-def _to_pixels(
-    samples: npt.NDArray[Any], path: Path, notes: list[str]
-) -> tuple[npt.NDArray[np.float32], float]:
+def _to_pixels(samples: npt.NDArray[Any], path: Path, notes: list[str]) -> tuple[npt.NDArray[np.float32], float]:
     """Return samples as contiguous float32 pixels, and the scale they were divided by if they are floats."""
     if samples.dtype.kind == "u":
         top = np.float32(np.iinfo(samples.dtype).max)
@@ -405,9 +401,7 @@ def _to_pixels(
     # 2 ** 128 is no float32.
     scale = 2.0 ** min(math.ceil(math.log2(peak)), 127) if peak > 1 else 1.0
     if scale != 1:
-        notes.append(
-            f"values reach {peak:g}; they are divided by {scale:g} here and multiplied by it on writing"
-        )
+        notes.append(f"values reach {peak:g}; they are divided by {scale:g} here and multiplied by it on writing")
     return np.divide(samples, np.float32(scale), dtype=np.float32, order="C"), scale
 
 
@@ -421,9 +415,7 @@ def _reason(error: Exception) -> str:
 # ---------------------------------------------------------------------------------------------------- writing
 
 
-def write_photo(
-    path: StrPath, pixels: npt.NDArray[Any], like: Photo, *, overwrite: bool = False
-) -> list[str]:
+def write_photo(path: StrPath, pixels: npt.NDArray[Any], like: Photo, *, overwrite: bool = False) -> list[str]:
     """Write pixels in the format of the path's suffix, with all else as in the photo they were made from.
 
     PNG has 8 or 16 bits (16 for floats), TIFF any depth, JPEG and WebP 8 bits. JPEG has quality 95 and colour
@@ -521,9 +513,7 @@ def _convert(values: npt.NDArray[Any], dtype: np.dtype[Any], scale: float) -> np
     return np.rint(np.clip(values, 0, 1) * np.iinfo(dtype).max)
 
 
-def _encode(
-    temp: Path, samples: npt.NDArray[Any], file_format: Format, like: Photo, notes: list[str]
-) -> None:
+def _encode(temp: Path, samples: npt.NDArray[Any], file_format: Format, like: Photo, notes: list[str]) -> None:
     import pyvips
 
     height, width, bands = samples.shape
@@ -700,9 +690,7 @@ def _no_folder(folder: Path) -> ImageFileError:
 
 def _cannot_write(path: Path, error: OSError) -> ImageFileError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ImageFileError(
-            "cannot write, the disk is full", path, "free some space or choose another folder"
-        )
+        return ImageFileError("cannot write, the disk is full", path, "free some space or choose another folder")
     what = f"cannot write ({error.strerror or error})"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return ImageFileError(what, path, "choose another folder")
@@ -840,14 +828,10 @@ def expand_inputs(inputs: Sequence[StrPath]) -> Inputs:
             try:
                 files = _pictures(path.iterdir())
             except OSError as error:
-                problems.append(
-                    ImageFileError(f"cannot read the folder ({error.strerror})", path, "check its rights")
-                )
+                problems.append(ImageFileError(f"cannot read the folder ({error.strerror})", path, "check its rights"))
                 continue
             if not files:
-                problems.append(
-                    ImageFileError(f"no {_ALL_FORMATS} file in the folder", path, "check the name")
-                )
+                problems.append(ImageFileError(f"no {_ALL_FORMATS} file in the folder", path, "check the name"))
         elif os.path.lexists(argument):
             files = [path]
         elif glob.has_magic(os.fspath(argument)):
@@ -864,9 +848,7 @@ def expand_inputs(inputs: Sequence[StrPath]) -> Inputs:
 
 def _pictures(files: Iterable[Path]) -> list[Path]:
     return sorted(
-        file
-        for file in files
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+        file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
     )
 
 
@@ -904,9 +886,7 @@ def plan_outputs(inputs: Inputs, out: StrPath, suffix: str = "_sharp") -> Output
         if target.exists():
             raise ImageFileError("a file, but several inputs need a folder", target, "give a folder")
         if target.suffix.lower() in SUFFIXES:
-            raise ImageFileError(
-                "the name of a picture, but several inputs need a folder", target, "give a folder"
-            )
+            raise ImageFileError("the name of a picture, but several inputs need a folder", target, "give a folder")
     folder = target if inputs.several or slash or target.is_dir() else None
 
     pairs: list[tuple[Path, Path]] = []
@@ -916,9 +896,7 @@ def plan_outputs(inputs: Inputs, out: StrPath, suffix: str = "_sharp") -> Output
         extension = path.suffix if path.suffix.lower() in SUFFIXES else ".png"
         output = target if folder is None else folder / f"{path.stem}{suffix}{extension}"
         if _identity(output) in originals:
-            raise ImageFileError(
-                "the output would replace an input", output, "choose another name, folder or --suffix"
-            )
+            raise ImageFileError("the output would replace an input", output, "choose another name, folder or --suffix")
         place = os.path.realpath(output)
         if place in taken:
             raise ImageFileError(

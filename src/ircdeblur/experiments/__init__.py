@@ -1,6 +1,6 @@
 """The paper's experiments: one module per table, and their report.
 
-Each module has ``run(data, quick) -> Report``; `run` finds it by name, writes ``NAME.csv`` and ``NAME.md`` into a
+Each module has ``run(data, quick, photos) -> Report``; `run` finds it by name, writes ``NAME.csv`` and ``NAME.md`` into a
 folder and returns the Markdown.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 EXPERIMENTS = ("table1", "table2", "table3", "table4")
 
 
-def run(name: str, data: Path, out: Path, quick: bool = False) -> str:
+def run(name: str, data: Path, out: Path, quick: bool = False, photos: int | None = None) -> str:
     """Run one experiment, or "all", and return its report as Markdown.
 
     Parameters
@@ -25,6 +25,8 @@ def run(name: str, data: Path, out: Path, quick: bool = False) -> str:
         Folder for the tables; it is made if need be.
     quick : bool
         A version on a few pictures, of about a minute.
+    photos : int, optional
+        Take the first so many photographs only.
 
     Raises
     ------
@@ -37,7 +39,7 @@ def run(name: str, data: Path, out: Path, quick: bool = False) -> str:
         raise ValueError(f"experiment must be one of {', '.join((*EXPERIMENTS, 'all'))}, got {name!r}")
     texts = []
     for one in EXPERIMENTS if name == "all" else (name,):
-        report = importlib.import_module(f"ircdeblur.experiments.{one}").run(Path(data), quick)
+        report = importlib.import_module(f"ircdeblur.experiments.{one}").run(Path(data), quick, photos)
         out.mkdir(parents=True, exist_ok=True)
         report.write_csv(out / f"{one}.csv")
         text = report.markdown()

@@ -25,9 +25,9 @@ NOISE = 0.01
 PAPER = {"irc": 25.65, "cg": 25.59, "fft": 25.16, "fft-nopad": 20.54}
 
 
-def run(data: Path, quick: bool = False) -> Report:
-    """Return Table 1; ``quick`` takes two photographs and two kernels."""
-    photos = list_photos(data / "voc-test")[: 2 if quick else 20]
+def run(data: Path, quick: bool = False, count: int | None = None) -> Report:
+    """Return Table 1; ``quick`` takes two photographs and two kernels; ``count`` sets their number."""
+    photos = list_photos(data / "voc-test")[: count or (2 if quick else 20)]
     with np.load(data / "levin" / "kernels.npz") as archive:
         kernels = [check_psf(archive[f"kernel{i}"]) for i in ((5, 3) if quick else range(1, 9))]
     report = Report(

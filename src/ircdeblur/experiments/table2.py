@@ -21,9 +21,9 @@ from ircdeblur.restore import estimate_motion
 OURS = {"Motion-Net, raw": False, "Motion-Net, consolidated": True}
 
 
-def run(data: Path, quick: bool = False) -> Report:
-    """Return Table 2; ``quick`` takes ten photographs and one motion."""
-    photos = list_photos(data / "voc-test")[: 10 if quick else 100]
+def run(data: Path, quick: bool = False, count: int | None = None) -> Report:
+    """Return Table 2; ``quick`` takes ten photographs and one motion; ``count`` sets their number."""
+    photos = list_photos(data / "voc-test")[: count or (10 if quick else 100)]
     motions = 1 if quick else 3
     report = Report(
         "Table 2: motion estimation",

@@ -26,9 +26,9 @@ ROWS: dict[str, tuple[str, Settings]] = {
 }
 
 
-def run(data: Path, quick: bool = False) -> Report:
-    """Return Table 3; ``quick`` takes three photographs, else 60 as the paper."""
-    photos = list_photos(data / "voc-test")[: 3 if quick else 60]
+def run(data: Path, quick: bool = False, count: int | None = None) -> Report:
+    """Return Table 3; ``quick`` takes three photographs, else 60 as the paper; ``count`` sets their number."""
+    photos = list_photos(data / "voc-test")[: count or (3 if quick else 60)]
     report = Report(
         "Table 3: non-uniform blur, known motion",
         __doc__.split("\n", 2)[2].strip().replace("\n", " "),

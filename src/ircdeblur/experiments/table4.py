@@ -18,9 +18,9 @@ from ircdeblur.metrics import motion_mse, psnr, ssim
 from ircdeblur.restore import deblur
 
 
-def run(data: Path, quick: bool = False) -> Report:
-    """Return Table 4; ``quick`` takes four photographs, else 100."""
-    photos = list_photos(data / "voc-test")[: 4 if quick else 100]
+def run(data: Path, quick: bool = False, count: int | None = None) -> Report:
+    """Return Table 4; ``quick`` takes four photographs, else 100; ``count`` sets their number."""
+    photos = list_photos(data / "voc-test")[: count or (4 if quick else 100)]
     report = Report(
         "Table 4: blind deblurring",
         __doc__.split("\n", 2)[2].strip().replace("\n", " "),

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from ircdeblur.inverse import InverseBank, inverse_filters
+from ircdeblur.kernels import MAX_LENGTH
 from ircdeblur.motion import to_polar
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.admm import XUpdate
@@ -96,6 +97,13 @@ class IteratedResidualCompensation(ExtendedDomain, XUpdate):
         else:
             bank = InverseBank.load(rho, BANK_SUPPORT)
             motion = blur.motion if blur.motion.ndim == 3 else blur.motion[0]
+            longest = float(to_polar(motion.detach())[0].max())
+            # The filters of a shorter motion compensate a longer one too strongly: the iteration would diverge.
+            if longest > MAX_LENGTH + 0.5:
+                raise ValueError(
+                    f"the motion is up to {longest:.1f} px long and irc has inverse filters up to {MAX_LENGTH} px; "
+                    "use the method cg"
+                )
             length, angle = to_polar(at_grid(motion.detach(), shape, self.margin, GRID_STEP))
             filters = bank.filters_at(length, angle).to(y)
             tile = TiledFilter.tile_for(filters.shape[-1] // 2, GRID_STEP)

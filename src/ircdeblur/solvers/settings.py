@@ -22,7 +22,10 @@ MIN_NOISE = 0.002
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a deconvolution, chosen on the validation photographs.
+    """Settings of a deconvolution.
+
+    The defaults were chosen on validation photographs with noise 1 %: of prior 2.5 to 30 and rho 0.005 to 0.04, uniform
+    kernels like 10 best and motion fields 5; larger rho is better or equal throughout, as ten iterations reach further.
 
     Attributes
     ----------
@@ -38,8 +41,8 @@ class Settings:
         Exponent l of the prior.
     """
 
-    prior: float = 5.0
-    rho: float = 0.01
+    prior: float = 6.0
+    rho: float = 0.04
     iterations: int = 10
     steps: int = 1
     norm: float = 1.0
