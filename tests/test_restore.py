@@ -147,11 +147,14 @@ def test_blind_leaves_still_and_doubtful_pictures_alone(photo, monkeypatch):
         monkeypatch.setattr(restore, "_motion_net", lambda device, net=net: net)
         blurred = ircdeblur.blur(photo, motion=np.broadcast_to([10.0, 0.0], (*photo.shape[:2], 2)))
         sharp, motion = ircdeblur.deblur(blurred, return_motion=True, noise=0.002)
-        np.testing.assert_allclose(np.abs(motion[..., 0]), length, rtol=0.05)
+        # The length is refined by up to some 10 % on so small a picture.
+        np.testing.assert_allclose(np.abs(motion[..., 0]), length, rtol=0.15)
         if changes:
             assert psnr(sharp, photo) > psnr(blurred, photo) + 1.0
             half = ircdeblur.deblur(blurred, noise=0.002, strength=0.5)
-            np.testing.assert_allclose(half, (blurred + sharp) / 2, atol=0.02)
+            inside = (sharp > 0) & (sharp < 1)
+            # Where the full restoration was not clipped, half of it is the mean; float32 rounding.
+            np.testing.assert_allclose(half[inside], ((blurred + sharp) / 2)[inside], atol=1e-5)
         else:
             # float32 rounding.
             np.testing.assert_allclose(sharp, blurred, atol=1e-6)
@@ -160,12 +163,12 @@ def test_blind_leaves_still_and_doubtful_pictures_alone(photo, monkeypatch):
 @pytest.mark.slow
 def test_trained_weights_see_the_motion_and_undo_it():
     """The main job, on a photograph that no training has seen."""
-    photo = skimage.data.coffee() / 255.0
+    photo = skimage.data.astronaut() / 255.0
     shake = camera_shake(photo.shape[:2], 13.0, seed=2)
     blurred = ircdeblur.blur(photo, motion=shake, noise=0.004, seed=0)
     sharp, motion = ircdeblur.deblur(blurred, return_motion=True)
     assert motion_mse(motion, shake) < 0.3 * motion_mse(np.zeros_like(shake), shake)
-    assert psnr(sharp, photo) > psnr(blurred, photo) + 0.3
+    assert psnr(sharp, photo) > psnr(blurred, photo) + 2.0
     assert psnr(ircdeblur.deblur(photo), photo) > 30
 
 

@@ -6,6 +6,7 @@ import torch
 from scipy import ndimage, optimize
 
 from ircdeblur.data.camera import camera_shake
+from ircdeblur.inverse import InverseBank
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers import METHODS, Settings, deconvolve, estimate_noise, shrink
@@ -13,8 +14,8 @@ from ircdeblur.solvers.admm import admm, difference, difference_adjoint
 from ircdeblur.solvers.cg import ConjugateGradients
 from ircdeblur.solvers.filtering import TiledFilter, UniformFilter, centred_response
 from ircdeblur.solvers.fourier import FourierDivision, edgetaper
-from ircdeblur.solvers.irc import IteratedResidualCompensation
-from ircdeblur.solvers.settings import make_update
+from ircdeblur.solvers.irc import BANK_SUPPORT, IteratedResidualCompensation
+from ircdeblur.solvers.settings import DEFAULTS, make_update
 
 
 def picture(height, width, dtype=torch.float64):
@@ -190,6 +191,15 @@ def test_every_method_restores(method, kind):
         assert after > before + 3.0
 
 
+def test_the_default_filters_contract_everywhere():
+    """Below 1 at the bank's motions and between them; 0 to 45 degrees, the rest are their mirror images."""
+    bank = InverseBank.load(DEFAULTS["irc"].rho, BANK_SUPPORT)
+    on = torch.cartesian_prod(torch.arange(1.0, 36.0, 2.0), torch.arange(0.0, 46.0, 6.0))
+    between = torch.cartesian_prod(torch.arange(2.0, 35.0, 2.0), torch.arange(3.0, 46.0, 6.0))
+    assert bank.contraction(on[:, 0], on[:, 1], n_fft=128).max() < 0.05
+    assert bank.contraction(between[:, 0], between[:, 1], n_fft=128).max() < 0.9
+
+
 @pytest.mark.parametrize("kind", ["uniform", "motion"])
 def test_irc_is_as_good_as_cg_up_to_the_border(kind):
     """Both treat the pixels around the frame as unknowns; the Fourier division cannot."""
@@ -206,10 +216,11 @@ def test_irc_is_as_good_as_cg_up_to_the_border(kind):
     y = y + 0.01 * torch.randn(y.shape, generator=torch.Generator().manual_seed(5))
 
     def decibels(method):
-        return float((truth - deconvolve(y, blur, 0.01, method).x).square().mean().log10() * -10)
+        settings = Settings(rho=0.02, steps=15 if method == "cg" else 2)
+        return float((truth - deconvolve(y, blur, 0.01, method, settings).x).square().mean().log10() * -10)
 
     irc, cg, fft = (decibels(method) for method in ("irc", "cg", "fft"))
-    # Table 1's bar is 0.15 dB; interpolated filters lose a little more.
+    # Table 1 asks for 0.15 dB; filters that are interpolated between motions and places have another fixed point.
     assert irc > cg - (0.1 if kind == "uniform" else 0.5)
     assert irc > fft + 0.1
 

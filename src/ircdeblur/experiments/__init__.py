@@ -1,7 +1,7 @@
 """The paper's experiments: one module per table, and their report.
 
-Each module has ``run(data, quick, photos) -> Report``; `run` finds it by name, writes ``NAME.csv`` and ``NAME.md`` into a
-folder and returns the Markdown.
+Each module has ``run(data, quick, photos) -> Report``; `run` finds it by name, writes ``NAME.csv`` and ``NAME.md``
+into a folder and returns the Markdown.
 """
 
 from __future__ import annotations

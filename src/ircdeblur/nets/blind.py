@@ -289,9 +289,11 @@ def length_factor(luma: torch.Tensor, motion: torch.Tensor, noise: float) -> flo
     ----------
     D. Krishnan, T. Tay, R. Fergus, "Blind deconvolution using a normalized sparsity measure", CVPR 2011.
     """
+    if min(luma.shape[-2:]) < REFINE_WINDOW // 3:
+        return 1.0
     rows, columns = busiest_window(luma, REFINE_WINDOW)
     y, field = luma[..., rows, columns].contiguous(), motion[rows, columns]
-    if min(y.shape[-2:]) < 64 or float(field.norm(dim=-1).median()) < 2.0:
+    if float(field.norm(dim=-1).median()) < 2.0:
         return 1.0
     settings = Settings(iterations=6)
     rim = 8
