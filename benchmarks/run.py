@@ -62,7 +62,7 @@ def rows(runs: int) -> list[tuple[str, float, float | None]]:
             update = make_update(method, blurred, blur, settings)
             result.append(
                 (
-                    f"{kind}: {method}, {settings.iterations} x {settings.steps}",
+                    f"{kind}: {method}, {settings.iterations} iterations",
                     median(lambda u=update, s=settings, v=lam: admm(u, v, s.rho, s.iterations), runs),
                     median(lambda m=method, y=blurred, b=blur, s=settings: make_update(m, y, b, s), runs),
                 )

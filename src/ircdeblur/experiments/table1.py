@@ -69,7 +69,7 @@ def run(data: Path, quick: bool = False, count: int | None = None) -> Report:
     report.notes.append(
         "Settings (chosen on the validation photographs): "
         + "; ".join(
-            f"{name}: lambda {s.prior * NOISE**2:g}, rho {s.rho:g}, {s.iterations} iterations of {s.steps}"
+            f"{name}: lambda {s.prior * NOISE**2:g}, rho {s.rho:g}, {s.iterations} iterations"
             for name, s in DEFAULTS.items()
         )
         + "."
