@@ -40,6 +40,8 @@ def run(name: str, data: Path, out: Path, quick: bool = False, photos: int | Non
     texts = []
     for one in EXPERIMENTS if name == "all" else (name,):
         report = importlib.import_module(f"ircdeblur.experiments.{one}").run(Path(data), quick, photos)
+        # What the heading says of the protocol is the full one; this run may have taken fewer.
+        report.notes.insert(0, f"This run: {len({row['photo'] for row in report.rows})} photographs.")
         out.mkdir(parents=True, exist_ok=True)
         report.write_csv(out / f"{one}.csv")
         text = report.markdown()
