@@ -36,7 +36,7 @@ class Settings:
     iterations : int
         Of ADMM.
     steps : int, optional
-        Most steps of each x-update. By default 15 for cg; for irc 4 with a uniform blur, whose filters cost little and
+        Most steps of each x-update. By default 15 for cg; for irc 8 with a uniform blur, whose filters cost little and
         whose pixels around the frame converge slowly, and 1 with a motion field.
     norm : float
         Exponent l of the prior.
@@ -110,7 +110,7 @@ def make_update(
         1 where the observation counts; the Fourier methods cannot use it.
     """
     if method == "irc":
-        steps = settings.steps or (4 if isinstance(blur, UniformBlur) else 1)
+        steps = settings.steps or (8 if isinstance(blur, UniformBlur) else 1)
         return IteratedResidualCompensation(y, blur, settings.rho, steps, mask=mask)
     if method == "cg":
         return ConjugateGradients(y, blur, settings.rho, settings.steps or 15, mask=mask)
