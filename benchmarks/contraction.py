@@ -15,7 +15,7 @@ import torch
 from ircdeblur.inverse import InverseBank
 from ircdeblur.kernels import ANGLES, LENGTHS
 from ircdeblur.plots import plot_contraction
-from ircdeblur.solvers.irc import BANK_SUPPORT
+from ircdeblur.solvers.irc import MOTION_SUPPORT
 from ircdeblur.solvers.settings import DEFAULTS
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--out", type=Path, default=Path("results"), help="folder for the drawing")
     parser.add_argument("--rho", type=float, default=DEFAULTS["irc"].rho)
-    parser.add_argument("--support", type=int, default=BANK_SUPPORT)
+    parser.add_argument("--support", type=int, default=MOTION_SUPPORT)
     arguments = parser.parse_args()
     bank = InverseBank.load(arguments.rho, arguments.support)
     # Twice as fine as the bank: every other length and angle is the bank's.

@@ -23,7 +23,7 @@ from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.nets.checkpoints import load_motion_net
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.admm import admm
-from ircdeblur.solvers.irc import BANK_SUPPORT
+from ircdeblur.solvers.irc import MOTION_SUPPORT
 from ircdeblur.solvers.settings import DEFAULTS, METHODS, make_update
 
 NOISE = 0.01
@@ -45,7 +45,7 @@ def rows(runs: int) -> list[tuple[str, float, float | None]]:
     photo = torch.from_numpy(skimage.data.coffee()[:375, :500] / 255.0).permute(2, 0, 1)[None].float()
     motion = torch.from_numpy(camera_shake((375, 500), 21.0, seed=0))
     psf = torch.from_numpy(linear_motion_kernel(15, 30)).float()
-    InverseBank.load(DEFAULTS["irc"].rho, BANK_SUPPORT)
+    InverseBank.load(DEFAULTS["irc"].rho, MOTION_SUPPORT)
     result: list[tuple[str, float, float | None]] = []
     for kind, make in (
         ("uniform, 15 px", lambda: UniformBlur(psf, boundary="extended")),

@@ -14,7 +14,7 @@ from ircdeblur.solvers.admm import admm, difference, difference_adjoint
 from ircdeblur.solvers.cg import ConjugateGradients
 from ircdeblur.solvers.filtering import TiledFilter, UniformFilter, centred_response
 from ircdeblur.solvers.fourier import FourierDivision, edgetaper
-from ircdeblur.solvers.irc import BANK_SUPPORT, IteratedResidualCompensation
+from ircdeblur.solvers.irc import MOTION_SUPPORT, IteratedResidualCompensation
 from ircdeblur.solvers.settings import DEFAULTS, make_update
 
 
@@ -193,7 +193,7 @@ def test_every_method_restores(method, kind):
 
 def test_the_default_filters_contract_everywhere():
     """Below 1 at the bank's motions and between them; 0 to 45 degrees, the rest are their mirror images."""
-    bank = InverseBank.load(DEFAULTS["irc"].rho, BANK_SUPPORT)
+    bank = InverseBank.load(DEFAULTS["irc"].rho, MOTION_SUPPORT)
     on = torch.cartesian_prod(torch.arange(1.0, 36.0, 2.0), torch.arange(0.0, 46.0, 6.0))
     between = torch.cartesian_prod(torch.arange(2.0, 35.0, 2.0), torch.arange(3.0, 46.0, 6.0))
     assert bank.contraction(on[:, 0], on[:, 1], n_fft=128).max() < 0.05

@@ -16,13 +16,13 @@ from ircdeblur.solvers.filtering import TiledFilter, UniformFilter, centred_resp
 GRID_STEP = 32
 """Distance in pixels of the points between which the inverse filters of a non-uniform blur are interpolated."""
 
-BANK_SUPPORT = 71
-"""Support of the bank's filters. They are exact from 47 px on, but among the exact filters those of smallest norm tend
+MOTION_SUPPORT = 71
+"""Support of the filters of a motion. The bank's are exact from 47 px on, but among the exact filters those of smallest norm tend
 to the least-squares solution only as the support grows: 47 px cost up to 0.6 dB (non-uniform, rho 0.01), 71 px 0.1."""
 
 
 def uniform_support(psf: torch.Tensor) -> int:
-    """Return the support of the inverse filters of a uniform blur: for the reason given at `BANK_SUPPORT`, a large one.
+    """Return the support of the inverse filters of a uniform blur: for the reason given at `MOTION_SUPPORT`, a large one.
 
     Applied in the Fourier domain, large filters cost no more than small ones.
     """
@@ -95,7 +95,7 @@ class IteratedResidualCompensation(ExtendedDomain, XUpdate):
             filters = inverse_filters(blur.psf, rho, uniform_support(blur.psf)).to(y)
             self.inverse = UniformFilter(filters, shape)
         else:
-            bank = InverseBank.load(rho, BANK_SUPPORT)
+            bank = InverseBank.load(rho, MOTION_SUPPORT)
             motion = blur.motion if blur.motion.ndim == 3 else blur.motion[0]
             longest = float(to_polar(motion.detach())[0].max())
             # The filters of a shorter motion compensate a longer one too strongly: the iteration would diverge.
