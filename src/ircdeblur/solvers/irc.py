@@ -17,12 +17,12 @@ GRID_STEP = 32
 """Distance in pixels of the points between which the inverse filters of a non-uniform blur are interpolated."""
 
 MOTION_SUPPORT = 71
-"""Support of the filters of a motion. The bank's are exact from 47 px on, but among the exact filters those of smallest norm tend
-to the least-squares solution only as the support grows: 47 px cost up to 0.6 dB (non-uniform, rho 0.01), 71 px 0.1."""
+"""Support of the filters of a motion. They are exact from 47 px on, but among the exact filters those of smallest norm
+tend to the least-squares solution only as the support grows: 47 px cost up to 0.6 dB (rho 0.01), 71 px 0.1."""
 
 
 def uniform_support(psf: torch.Tensor) -> int:
-    """Return the support of the inverse filters of a uniform blur: for the reason given at `MOTION_SUPPORT`, a large one.
+    """Return the support of the inverse filters of a uniform blur: large, for the reason given at `MOTION_SUPPORT`.
 
     Applied in the Fourier domain, large filters cost no more than small ones.
     """
