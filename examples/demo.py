@@ -31,10 +31,11 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("demo"), help="folder for the pictures")
     parser.add_argument("--seed", type=int, default=1, help="of the camera shake and the noise")
     parser.add_argument("--length", type=float, default=13.0, help="longest motion in pixels")
+    parser.add_argument("--photo", choices=("astronaut", "coffee", "chelsea"), default="astronaut")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
 
-    photo = skimage.data.astronaut()
+    photo = getattr(skimage.data, arguments.photo)()
     shake = camera_shake(photo.shape[:2], arguments.length, arguments.seed)
     blurred = ircdeblur.blur(photo / 255.0, motion=shake, noise=NOISE, seed=arguments.seed)
     # The blur has read pixels that the frame of the "camera" does not show.

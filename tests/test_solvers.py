@@ -201,8 +201,8 @@ def test_the_default_filters_contract_everywhere():
 
 
 @pytest.mark.parametrize("kind", ["uniform", "motion"])
-def test_irc_is_as_good_as_cg_up_to_the_border(kind):
-    """Both treat the pixels around the frame as unknowns; the Fourier division cannot."""
+def test_irc_is_near_cg_up_to_the_border(kind):
+    """Both treat the pixels around the frame as unknowns; measured here: 0.39 dB below cg for the motion field."""
     sharp = picture(190, 200, torch.float32)
     if kind == "uniform":
         blur = UniformBlur(torch.from_numpy(linear_motion_kernel(9, 30)).float(), boundary="extended")
