@@ -550,9 +550,15 @@ class _BlurMatrix:
         matrix = self._transposed if adjoint else self._matrix
         assert matrix is not None
         columns = images.reshape(b * c, -1)
-        # A product with a vector is faster than with a matrix of one column.
-        result = matrix @ columns.T if b * c > 1 else (matrix @ columns[0])[:, None]
-        return result.T.reshape(b, c, *(self.sharp if adjoint else self.size))
+        size = self.sharp if adjoint else self.size
+        if b * c == 1:
+            # A product with a vector is faster than with a matrix of one column.
+            return (matrix @ columns[0]).view(1, 1, *size)
+        # Rows of four numbers are one vector register: four columns take half the time of three.
+        rows = F.pad(columns.T, (0, -(b * c) % 4))
+        product = rows.new_empty(matrix.shape[0], rows.shape[1])
+        torch.addmm(product, matrix, rows, beta=0, out=product)
+        return torch.stack(product.unbind(1)[: b * c]).view(b, c, *size)
 
     def motion_gradient(self, sharp: Tensor, frame: Tensor) -> Tensor:
         """Gradient of ``(frame * A(sharp)).sum()`` with respect to the motion, (H, W, 2).

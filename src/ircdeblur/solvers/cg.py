@@ -6,7 +6,7 @@ import torch
 
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.admm import XUpdate, difference_adjoint
-from ircdeblur.solvers.domain import ExtendedDomain
+from ircdeblur.solvers.domain import ExtendedDomain, Observation
 
 
 class ConjugateGradients(ExtendedDomain, XUpdate):
@@ -14,8 +14,8 @@ class ConjugateGradients(ExtendedDomain, XUpdate):
 
     Parameters
     ----------
-    y : (B, C, H, W) tensor
-        Blurred image.
+    observed : Observation
+        Blurred image (B, C, H, W).
     blur : UniformBlur or MotionBlur
         With the boundary "extended".
     rho : float
@@ -23,43 +23,46 @@ class ConjugateGradients(ExtendedDomain, XUpdate):
     steps : int
         Most steps per update, from the previous x.
     tolerance : float
-        Stop when the residual of the normal equations is this small, relative to their right-hand side.
-    mask : (B or 1, 1, H, W) tensor, optional
-        1 where the observed pixel counts, 0 where it is saturated.
+        Stop when the residual of the normal equations is this small, relative to their right-hand side at the first
+        call.
     """
 
     def __init__(
         self,
-        y: torch.Tensor,
+        observed: Observation,
         blur: UniformBlur | MotionBlur,
         rho: float,
         steps: int = 15,
         tolerance: float = 1e-6,
-        mask: torch.Tensor | None = None,
     ):
-        super().__init__(y, blur, mask)
+        super().__init__(observed, blur)
         self.rho, self.steps, self.tolerance = rho, steps, tolerance
-        self._data = blur.A_adjoint(self.masked(y)) / rho
+        self._enough = tolerance**2 * _square(blur.A_adjoint(observed.masked(observed.y)) / rho)
 
     def _normal(self, x: torch.Tensor) -> torch.Tensor:
-        data = self.blur.A_adjoint(self.masked(self.blur.A(x))) / self.rho
+        total = self.blur.A_adjoint(self.observed.masked(self.blur.A(x))).div_(self.rho)
         horizontal, vertical = self.differences(x)
-        return data + difference_adjoint(horizontal, -1) + difference_adjoint(vertical, -2)
+        return total.add_(difference_adjoint(horizontal, -1)).add_(difference_adjoint(vertical, -2))
 
     def solve(self, x: torch.Tensor, targets: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return x after at most `steps` steps of conjugate gradients."""
-        right = self._data + difference_adjoint(targets[0], -1) + difference_adjoint(targets[1], -2)
-        residual = right - self._normal(x)
+        gaps = [t - g for t, g in zip(targets, self.differences(x), strict=True)]
+        residual = self.blur.A_adjoint(self.residual(x)).div_(-self.rho)
+        residual += difference_adjoint(gaps[0], -1)
+        residual += difference_adjoint(gaps[1], -2)
         direction = residual
-        squared = residual.square().sum()
-        enough = self.tolerance**2 * right.square().sum()
+        squared = _square(residual)
         for _ in range(self.steps):
-            if squared <= enough:
+            if squared <= self._enough:
                 break
             image = self._normal(direction)
-            step = squared / (direction * image).sum()
+            step = squared / torch.dot(direction.flatten(), image.flatten())
             x = x + step * direction
             residual = residual - step * image
-            before, squared = squared, residual.square().sum()
+            before, squared = squared, _square(residual)
             direction = residual + (squared / before) * direction
         return x
+
+
+def _square(image: torch.Tensor) -> torch.Tensor:
+    return torch.dot(image.flatten(), image.flatten())

@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional as F
 
 from ircdeblur.operators import MotionBlur, UniformBlur
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A blurred image and what its pixels say.
+
+    Attributes
+    ----------
+    y : (B, C, H, W) tensor
+        Blurred image.
+    mask : (B or 1, 1, H, W) tensor, optional
+        1 where the pixel counts, 0 where it does not: where the sensor was saturated, it says little of the light.
+    """
+
+    y: torch.Tensor
+    mask: torch.Tensor | None = None
+
+    def misfit(self, blurred: torch.Tensor) -> torch.Tensor:
+        """Return what a blurred estimate has too much, zero where the pixel does not count.
+
+        Parameters
+        ----------
+        blurred : (B, C, H, W) tensor
+            The blur of an estimate.
+        """
+        return self.masked(blurred - self.y)
+
+    def masked(self, image: torch.Tensor) -> torch.Tensor:
+        """Return an image (B, C, H, W) with zeros where the observation does not count."""
+        return image if self.mask is None else image * self.mask
 
 
 class ExtendedDomain:
@@ -13,32 +45,33 @@ class ExtendedDomain:
 
     Parameters
     ----------
-    y : (B, C, H, W) tensor
-        Blurred image.
+    observed : Observation
+        The blurred image.
     blur : UniformBlur or MotionBlur
         With the boundary "extended": maps (H + 2 my, W + 2 mx) to (H, W).
-    mask : (B or 1, 1, H, W) tensor, optional
-        1 where the observed pixel counts, 0 where it does not.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Size of x.
     """
 
-    def __init__(self, y: torch.Tensor, blur: UniformBlur | MotionBlur, mask: torch.Tensor | None = None):
+    def __init__(self, observed: Observation, blur: UniformBlur | MotionBlur):
         if blur.boundary != "extended":
             raise ValueError(f"the blur must have the boundary 'extended', got {blur.boundary!r}")
-        self.y, self.blur, self.mask = y, blur, mask
+        self.observed, self.blur = observed, blur
         self.margin: tuple[int, int] = blur.margin
-
-    def masked(self, residual: torch.Tensor) -> torch.Tensor:
-        """Return the residual with zeros where the observation does not count."""
-        return residual if self.mask is None else residual * self.mask
+        frame = observed.y.shape[-2:]
+        self.shape = (frame[0] + 2 * self.margin[0], frame[1] + 2 * self.margin[1])
 
     def start(self) -> torch.Tensor:
         """Return y, continued outward by its rim."""
         my, mx = self.margin
-        return F.pad(self.y, (mx, mx, my, my), mode="replicate")
+        return F.pad(self.observed.y, (mx, mx, my, my), mode="replicate")
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
-        """Return A x - y."""
-        return self.masked(self.blur.A(x) - self.y)
+        """Return A x - y, where it counts."""
+        return self.observed.misfit(self.blur.A(x))
 
     def crop(self, x: torch.Tensor) -> torch.Tensor:
         """Return the frame of x."""

@@ -55,6 +55,35 @@ class UniformFilter:
         return torch.fft.irfft2(total, s=self.size)[..., : self.shape[0], : self.shape[1]]
 
 
+class BankFilter:
+    """The filters of a bank, interpolated at every pixel: Eq. 17 to the letter, and the oracle of what is faster.
+
+    Each motion of the bank that some pixel asks for is applied to the whole picture and weighted afterwards, so the time
+    grows with the number of these motions.
+
+    Parameters
+    ----------
+    filters : (M, n, h, w) tensor
+        The bank's filters, odd sides.
+    indices : (H, W, k) int64 tensor
+        The motions of the bank that each pixel takes.
+    weights : (H, W, k) tensor
+        Their weights.
+    """
+
+    def __init__(self, filters: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor):
+        self.filters, self.indices, self.weights = filters, indices, weights
+        self.shape = (indices.shape[0], indices.shape[1])
+
+    def __call__(self, images: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Return the sum of the filtered images, each (B, C, H, W)."""
+        total = torch.zeros_like(images[0])
+        for m in self.indices.unique().tolist():
+            share = torch.where(self.indices == m, self.weights, 0.0).sum(-1)
+            total += share * UniformFilter(self.filters[m], self.shape)(images)
+        return total
+
+
 class TiledFilter:
     """Filters that are given on a grid of points and interpolated bilinearly between them.
 

@@ -21,7 +21,7 @@ from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.motion import to_polar
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.admm import XUpdate, circular_difference
-from ircdeblur.solvers.domain import ExtendedDomain
+from ircdeblur.solvers.domain import ExtendedDomain, Observation
 from ircdeblur.solvers.filtering import TiledFilter, centred_response
 from ircdeblur.solvers.irc import GRID_STEP, at_grid
 
@@ -160,7 +160,7 @@ class TiledFourierDivision(ExtendedDomain, XUpdate):
     """Pixels around each tile's window that it is divided with."""
 
     def __init__(self, y: torch.Tensor, blur: MotionBlur, rho: float, pad: bool = True):
-        super().__init__(y, blur)
+        super().__init__(Observation(y), blur)
         my, mx = self.margin
         self._start = F.pad(y, (mx, mx, my, my), mode="replicate" if pad else "circular")
         shape = (self._start.shape[-2], self._start.shape[-1])
