@@ -69,6 +69,8 @@ class Curves(Block):
 
     Attributes
     ----------
+    title : str
+        Which curves they are, in headings.
     reference : str
         The row whose last PSNR is the goal.
     plain : str
@@ -81,6 +83,7 @@ class Curves(Block):
         Names of the kernels, for a uniform blur.
     """
 
+    title: str = ""
     reference: str = ""
     plain: str = ""
     gap: float = 0.05
@@ -314,7 +317,9 @@ def _check_block(block: Block, where: str) -> None:
     hints = get_type_hints(Settings)
     for name, row in block.rows.items():
         _known(row.method, METHODS, f"{where}.rows.{name}.method")
-    for settings, place in [(block.settings, where)] + [(r.settings, f"{where}.rows.{n}") for n, r in block.rows.items()]:
+    for settings, place in [(block.settings, where)] + [
+        (r.settings, f"{where}.rows.{n}") for n, r in block.rows.items()
+    ]:
         for key, value in settings.items():
             _known(key, hints, f"{place}.settings")
             # An integer stands for a float here too, where a setting wants one.
