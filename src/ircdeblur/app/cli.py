@@ -38,7 +38,7 @@ MIN_TILE = 256
 MOTION_SUFFIXES = (".npz", ".flo", ".png")
 """What a motion field can be written as; ``.png`` is a drawing of it."""
 
-TRAIN_LIBRARIES = ("lightning", "yaml")
+TRAIN_LIBRARIES = ("lightning",)
 
 
 class Method(str, Enum):

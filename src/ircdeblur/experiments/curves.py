@@ -78,7 +78,7 @@ def measure(curves: Curves, cases: Sequence[tuple[Case, np.ndarray | None]], noi
 
 
 SHARE = "share of plain cg's seconds"
-"""Column of the summary: seconds to the goal over those of the plain row, set-up included; infinite if never reached."""
+"""Column of the summary: seconds to the goal, set-up included, over the plain row's; infinite if never reached."""
 
 
 def report_curves(name: str, curves: Curves, measured: dict[str, Curve], out: Path) -> tuple[str, list[dict[str, Any]]]:

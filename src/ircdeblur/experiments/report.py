@@ -16,18 +16,18 @@ import torch
 import ircdeblur
 
 
-def machine() -> str:
-    """Return the machine and the versions that figures depend on, in one line."""
+def machine(threads: bool = True) -> str:
+    """Return the machine and the versions that figures depend on, in one line; with its number of threads if asked."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     device = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    threads = torch.get_num_threads()
+    used = torch.get_num_threads()
+    count = f", {used} thread{'s' if used > 1 else ''}" if threads else ""
     return (
-        f"{model}, {os.cpu_count()} cores, {threads} thread{'s' if threads > 1 else ''}{device}; "
-        f"ircdeblur {ircdeblur.__version__}, torch {torch.__version__}"
+        f"{model}, {os.cpu_count()} cores{count}{device}; ircdeblur {ircdeblur.__version__}, torch {torch.__version__}"
     )
 
 
