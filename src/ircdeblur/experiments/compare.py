@@ -175,7 +175,7 @@ def same_pictures(report: Report, columns: Sequence[str], photos: list[str]) -> 
             ]
             short = ", ".join(name for name, number in taken.items() if number == fewer)
             parts.append(
-                f"{short}: on the first {fewer} photographs only. All rows with {block} on those same photographs:\n\n"
+                f"{short}: on the first {fewer} photograph{'s' if fewer > 1 else ''} only. All rows with {block} on the same:\n\n"
                 + "\n".join(table((report.group, *columns), body))
             )
     return parts

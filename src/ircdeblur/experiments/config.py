@@ -10,7 +10,6 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-import ircdeblur
 from ircdeblur.solvers.settings import DEFAULTS, METHODS, Settings
 
 Config = TypeVar("Config")
@@ -206,7 +205,7 @@ def default_path(name: str) -> Path:
 
     A checkout has it in ``configs/`` beside ``src/``; the wheel carries that folder inside the package.
     """
-    package = Path(ircdeblur.__file__).parent
+    package = Path(__file__).parents[1]
     places = [folder / "configs" / f"{name}.yaml" for folder in (package, package.parent.parent)]
     for path in places:
         if path.is_file():
