@@ -184,7 +184,7 @@ def test_table1(small_data, tmp_path):
     cells = next(line for line in text.splitlines() if line.startswith("| *the paper: IRC*")).split(" | ")
     assert cells[1:] == ["*25.91*", "*25.99*", "*25.65*", "*6*", "*2.6*", "*8.6*", " |"]
     assert "measured **on other data**" in text
-    assert "irc: on the first 1 photograph only" in text
+    assert "irc: on the first photograph only" in text
     assert "![PSNR against seconds, the package's prior](table1-curves-own.png)" in text
     assert "| cg, converged | cg | " in text[text.index("### Settings") :]
     curves = read_csv(out / "table1-curves-own.csv")

@@ -109,6 +109,7 @@ def restore(
 
     def follow(_: int, x: torch.Tensor) -> None:
         nonlocal paused
+        _wait(x)
         now = time.perf_counter()
         ends.append(now - began - paused)
         if truth is not None:
@@ -117,12 +118,19 @@ def restore(
 
     began = time.perf_counter()
     result = deconvolve(case.blurred, make(), noise, method, settings, callback=follow)
+    _wait(result.x)
     seconds = time.perf_counter() - began - paused
     setup = None
     if len(ends) > 1:
         # The first iteration ends one usual iteration after the set-up: this needs no knowledge of what a method does.
         setup = max(0.0, ends[0] - median(b - a for a, b in pairwise(ends)))
     return Timed(to_array(result.x), seconds, setup, points)
+
+
+def _wait(x: torch.Tensor) -> None:
+    """Wait until the device has computed x: a GPU answers before it has."""
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
 
 
 def warm_up(case: Case, psf: np.ndarray | None, blocks: Sequence[Block], noise: float) -> None:
@@ -174,10 +182,9 @@ def same_pictures(report: Report, columns: Sequence[str], photos: list[str]) -> 
                 if number >= fewer
             ]
             short = ", ".join(name for name, number in taken.items() if number == fewer)
-            parts.append(
-                f"{short}: on the first {fewer} photograph{'s' if fewer > 1 else ''} only. All rows with {block} on the same:\n\n"
-                + "\n".join(table((report.group, *columns), body))
-            )
+            which = f"the first {fewer} photographs" if fewer > 1 else "the first photograph"
+            lines = [f"{short}: on {which} only. All rows with {block} on the same:", ""]
+            parts.append("\n".join(lines + table((report.group, *columns), body)))
     return parts
 
 
