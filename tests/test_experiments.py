@@ -184,7 +184,7 @@ def test_table1(small_data, tmp_path):
     cells = next(line for line in text.splitlines() if line.startswith("| *the paper: IRC*")).split(" | ")
     assert cells[1:] == ["*25.91*", "*25.99*", "*25.65*", "*6*", "*2.6*", "*8.6*", " |"]
     assert "measured **on other data**" in text
-    assert "irc: on the first photograph only" in text
+    assert "irc: on the first 1 photograph only" in text
     assert "![PSNR against seconds, the package's prior](table1-curves-own.png)" in text
     assert "| cg, converged | cg | " in text[text.index("### Settings") :]
     curves = read_csv(out / "table1-curves-own.csv")
@@ -193,6 +193,9 @@ def test_table1(small_data, tmp_path):
     assert seconds == sorted(seconds)
     assert skimage.io.imread(out / "table1-strip-one.png").ndim == 3
     assert str(small_data) not in text
+    # No row of a table is longer or shorter than its heading.
+    for group in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        assert len({line.count("|") for line in group.splitlines()}) == 1, group
 
 
 def test_quick_and_number_of_photographs(small_data, tmp_path):
@@ -268,9 +271,9 @@ def test_time_to_the_goal(tmp_path):
     assert "The goal, 29.95 dB, is 0.05 dB below slow" in part
     line = next(line for line in part.splitlines() if line.startswith("| fast"))
     # Fourth iteration: 4 of 40 seconds; without set-up 3.5 of 35.
-    assert line.split(" | ")[2] == "4"
+    assert line.split(" | ")[3] == "4"
     assert line.endswith("| 0.10 | 0.10 |")
-    assert "| never | 29.00 ± 0.00 | not reached |" in part
+    assert "| never | 29.00 ± 0.00 | 29.00 ± 0.00 | not reached |" in part
     share = {r["row"]: float(r["mean"]) for r in summary if r["column"].startswith("share")}
     assert share == {"slow": 1.0, "fast": pytest.approx(0.1), "never": math.inf}
     assert len(read_csv(tmp_path / "c.csv")) == 12
@@ -322,6 +325,7 @@ def test_configurations_of_the_repository(name, cls):
         ("{method: fft}", "{method: fast}", "rows.fft.method: there is no 'fast'"),
         ("[irc, cg]", "[irc, cgg]", "differences: there is no 'cgg'"),
         ("[irc, cg]", "[irc]", "must be pairs"),
+        ("settings: {iterations: 3}", "settings: {iterations: null}", "iterations must be int, got None"),
         ("kernels: [kernel3]", "kernels: [kernel9]", "quick.kernels: there is no 'kernel9'"),
         ("kernels: [kernel1, kernel3]", "kernels: kernel1", "kernels must be a list, got 'kernel1'"),
         ("plain: cg", "plain: bicg", "curves.own.plain: there is no 'bicg'"),

@@ -61,7 +61,8 @@ def run(
             report = module.run(Path(data), quick, photos)
             out.mkdir(parents=True, exist_ok=True)
         # What the heading says of the protocol is the full one; this run may have taken fewer.
-        report.notes.insert(0, f"This run: {len({row['photo'] for row in report.rows})} photographs.")
+        number = len({row["photo"] for row in report.rows})
+        report.notes.insert(0, f"This run: {number} photograph{'' if number == 1 else 's'}.")
         report.write_csv(out / f"{one}.csv")
         report.write_summary(out / f"{one}-summary.csv")
         text = report.markdown()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ircdeblur.experiments.config import Block
-from ircdeblur.experiments.report import Report, cell, table
+from ircdeblur.experiments.report import Report, cell, counted, table
 from ircdeblur.experiments.synthetic import Case
 from ircdeblur.metrics import psnr
 from ircdeblur.operators import MotionBlur, UniformBlur
@@ -182,8 +182,10 @@ def same_pictures(report: Report, columns: Sequence[str], photos: list[str]) -> 
                 if number >= fewer
             ]
             short = ", ".join(name for name, number in taken.items() if number == fewer)
-            which = f"the first {fewer} photographs" if fewer > 1 else "the first photograph"
-            lines = [f"{short}: on {which} only. All rows with {block} on the same:", ""]
+            lines = [
+                f"{short}: on the first {counted(fewer, 'photograph')} only. All rows with {block} on the same:",
+                "",
+            ]
             parts.append("\n".join(lines + table((report.group, *columns), body)))
     return parts
 

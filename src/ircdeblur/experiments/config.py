@@ -6,7 +6,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -267,6 +267,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         if value is None and type(None) in arguments:
             return None
         return _convert(value, next(a for a in arguments if a is not type(None)), where)
+    if origin is Literal:
+        _known(value, arguments, where)
+        return value
     if origin is dict and isinstance(value, Mapping):
         if bad := [key for key in value if not isinstance(key, str)]:
             raise ConfigError(f"{where}: {bad[0]!r} must be a name; put it in quotes")
@@ -333,6 +336,6 @@ def _check_block(block: Block, where: str) -> None:
         _known(block.plain, block.rows, f"{where}.plain")
 
 
-def _known(name: str, names: Any, where: str) -> None:
-    if name not in names:
-        raise ConfigError(f"{where}: there is no {name!r}; known are {', '.join(names)}")
+def _known(name: Any, names: Any, where: str) -> None:
+    if name not in tuple(names):
+        raise ConfigError(f"{where}: there is no {name!r}; known are {', '.join(map(str, names))}")

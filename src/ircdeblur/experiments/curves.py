@@ -11,7 +11,7 @@ import numpy as np
 
 from ircdeblur.experiments.compare import Timed, make_blur, restore, to_array, warm_up
 from ircdeblur.experiments.config import Curves
-from ircdeblur.experiments.report import cell, standard_error, table, write_rows
+from ircdeblur.experiments.report import cell, counted, standard_error, table, write_rows
 from ircdeblur.experiments.strips import write_png
 from ircdeblur.experiments.synthetic import Case
 from ircdeblur.plots import plot_quality
@@ -112,13 +112,14 @@ def report_curves(name: str, curves: Curves, measured: dict[str, Curve], out: Pa
     body, summary = [], []
     for row, curve in measured.items():
         iteration = curve.reaches(goal)
-        cells = [cell(curve.quality[:, -1]), "not reached", "", "", "", ""]
+        best = curve.quality.mean(0).argmax()
+        cells = [cell(curve.quality[:, -1]), cell(curve.quality[:, best]), "not reached", "", "", "", ""]
         if iteration is None:
             never = np.full(len(curve.setup), np.inf)
             summary += [_summary(curves.title, row, column, never) for column in ("seconds to the goal", SHARE)]
         else:
             times = (curve.seconds[:, iteration], curve.without_setup()[:, iteration])
-            cells[1:4] = [str(iteration + 1), cell(times[0]), cell(times[1])]
+            cells[2:5] = [str(iteration + 1), cell(times[0]), cell(times[1])]
             summary += [
                 _summary(curves.title, row, "seconds to the goal", times[0]),
                 _summary(curves.title, row, "seconds to the goal, without set-up", times[1]),
@@ -126,11 +127,11 @@ def report_curves(name: str, curves: Curves, measured: dict[str, Curve], out: Pa
             if plain_iteration is not None:
                 slow = (plain.seconds[:, plain_iteration], plain.without_setup()[:, plain_iteration])
                 ratios = [float(own.mean() / other.mean()) for own, other in zip(times, slow, strict=True)]
-                cells[4:] = [f"{ratio:.2f}" for ratio in ratios]
+                cells[5:] = [f"{ratio:.2f}" for ratio in ratios]
                 summary.append(_summary(curves.title, row, SHARE, np.array(ratios[:1])))
         body.append([row, *cells])
     heads = (
-        "method", "last PSNR (dB)", "iterations to the goal", "seconds", "without set-up",
+        "method", "last PSNR (dB)", "best PSNR (dB)", "iterations to the goal", "seconds", "without set-up",
         f"share of {curves.plain}'s seconds", "without set-up",
     )  # fmt: skip
     count = len(plain.setup)
@@ -138,7 +139,7 @@ def report_curves(name: str, curves: Curves, measured: dict[str, Curve], out: Pa
         [
             f"### Time to quality, {curves.title}",
             "",
-            f"Mean over {count} test picture{'s' if count > 1 else ''}, each method with the same model, precision and "
+            f"Mean over {counted(count, 'test picture')}, each method with the same model, precision and "
             f"threads; the clock stands while the PSNR is computed. The goal, {goal:.2f} dB, is {curves.gap:g} dB "
             f"below {curves.reference}.",
             "",

@@ -24,8 +24,7 @@ def machine(threads: bool = True) -> str:
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     device = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    used = torch.get_num_threads()
-    count = f", {used} thread{'s' if used > 1 else ''}" if threads else ""
+    count = f", {counted(torch.get_num_threads(), 'thread')}" if threads else ""
     return (
         f"{model}, {os.cpu_count()} cores{count}{device}; ircdeblur {ircdeblur.__version__}, torch {torch.__version__}"
     )
@@ -206,6 +205,11 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table."""
     return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *body)]
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, "1 photograph" or "20 photographs"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def cell(values: Sequence[float] | np.ndarray, sign: bool = False) -> str:

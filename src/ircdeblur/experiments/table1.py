@@ -14,7 +14,7 @@ from ircdeblur.data.photos import list_photos
 from ircdeblur.experiments.compare import make_blur, restore, same_pictures, settings_part, to_array, warm_up
 from ircdeblur.experiments.config import UniformTable, default_path, load
 from ircdeblur.experiments.curves import measure, report_curves
-from ircdeblur.experiments.report import Column, Report
+from ircdeblur.experiments.report import Column, Report, counted
 from ircdeblur.experiments.strips import StripBook
 from ircdeblur.experiments.synthetic import uniform_case
 from ircdeblur.metrics import psnr
@@ -56,7 +56,7 @@ def run(
     seeds = {name: seed for seed, name in enumerate(config.kernels)}
     report = Report(
         "Table 1: uniform blur, known kernel",
-        f"{len(paths)} photographs, {len(names)} of the kernels of Levin et al. (CVPR 2009), noise "
+        f"{counted(len(paths), 'photograph')}, {len(names)} of the kernels of Levin et al. (CVPR 2009), noise "
         f"{config.noise:.2%}; PSNR on the frame, which is the photograph without the margin that the kernel has read; "
         "RGB, clipped to [0, 1]. Set-up: the filters and what else comes before the iterations.",
         "method",

@@ -14,7 +14,7 @@ from ircdeblur.data.photos import list_photos
 from ircdeblur.experiments.compare import make_blur, restore, same_pictures, settings_part, to_array, warm_up
 from ircdeblur.experiments.config import MotionTable, default_path, load
 from ircdeblur.experiments.curves import measure, report_curves
-from ircdeblur.experiments.report import Report
+from ircdeblur.experiments.report import Report, counted
 from ircdeblur.experiments.strips import StripBook
 from ircdeblur.experiments.synthetic import SEVERITIES, camera_case
 from ircdeblur.metrics import psnr, ssim
@@ -68,9 +68,9 @@ def run(
     paths = list_photos(data / config.folder)[: count or (config.quick.photos if quick else config.photos)]
     report = Report(
         "Table 3: non-uniform blur, known motion",
-        f"{len(paths)} photographs with one random camera shake each (lengths up to {SEVERITIES[config.severity]:g} "
-        f"px), noise {config.noise:.2%}; PSNR and SSIM on the whole frame, RGB, clipped to [0, 1]; rim: the outermost "
-        f"{config.rim} pixels. Set-up: operator, filters and what else comes before the iterations.",
+        f"{counted(len(paths), 'photograph')} with one random camera shake each (lengths up to "
+        f"{SEVERITIES[config.severity]:g} px), noise {config.noise:.2%}; PSNR and SSIM on the whole frame, RGB, "
+        f"clipped to [0, 1]; rim: the outermost {config.rim} pixels. Set-up: operator, filters and what else comes before the iterations.",
         "method",
         (
             "PSNR (dB)",
