@@ -70,7 +70,8 @@ def run(
         "Table 3: non-uniform blur, known motion",
         f"{counted(len(paths), 'photograph')} with one random camera shake each (lengths up to "
         f"{SEVERITIES[config.severity]:g} px), noise {config.noise:.2%}; PSNR and SSIM on the whole frame, RGB, "
-        f"clipped to [0, 1]; rim: the outermost {config.rim} pixels. Set-up: operator, filters and what else comes before the iterations.",
+        f"clipped to [0, 1]; rim: the outermost {config.rim} pixels. Set-up: operator, filters "
+        "and what else comes before the iterations.",
         "method",
         (
             "PSNR (dB)",
