@@ -4,14 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench results clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    deblur a photograph and write before, motion and after to demo/"
 	@echo "make test    run the tests (IRCDEBLUR_DATA=DIR adds those that need photographs)"
 	@echo "make check   lint, formatting, types"
-	@echo "make bench   time the solvers and the networks on this machine"
+	@echo "make bench   time the solvers and the networks on this machine; BENCH=--quick: some of it, in minutes"
+	@echo "make results rebuild docs/results.md; FROM=OUT first collects the tables that were written to OUT"
 	@echo "make setup   only install, for development, into $(VENV)"
 	@echo "make clean   remove $(VENV), caches and everything that the other targets wrote"
 	@echo "PYTHON=python3.12 make setup   choose the interpreter"
@@ -30,7 +31,10 @@ check: $(VENV)/.dev
 	$(VENV)/bin/python -m mypy
 
 bench: $(VENV)/.runtime
-	$(VENV)/bin/python benchmarks/run.py
+	$(VENV)/bin/python benchmarks/run.py -o results/benchmarks.md $(BENCH)
+
+results: $(VENV)/.runtime
+	$(VENV)/bin/python -m ircdeblur.experiments.results docs/results -o docs/results.md $(if $(FROM),--collect $(FROM))
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -461,8 +461,8 @@ def test_train_without_its_libraries(call, tmp_path, monkeypatch):
 def test_reproduce(call, tmp_path, monkeypatch):
     asked = []
 
-    def pretend(name, data, out, quick=False, photos=None):
-        asked.append((name, data, out, quick))
+    def pretend(name, data, out, quick=False, photos=None, config=None):
+        asked.append((name, data, out, quick, config))
         (out / f"{name}.md").write_text("old")
         return "| a | b |"
 
@@ -470,11 +470,19 @@ def test_reproduce(call, tmp_path, monkeypatch):
     out = tmp_path / "new" / "tables"
     arguments = ("reproduce", "table1", "--data", tmp_path, "--quick", "-o", out)
     assert call(*arguments) == (0, "| a | b |\n", "")
-    assert asked == [("table1", tmp_path, out, True)]
+    assert asked == [("table1", tmp_path, out, True, None)]
     failed(call(*arguments), "exists", out / "table1.md", "--overwrite")
     failed(call("reproduce", "all", "--data", tmp_path, "-o", out), out / "table1.md")
     assert len(asked) == 1
     assert call(*arguments, "--overwrite").code == 0
+
+
+def test_reproduce_with_a_configuration(call, tmp_path):
+    arguments = ("--data", tmp_path, "-o", tmp_path / "out", "--config", tmp_path / "c.yaml")
+    failed(call("reproduce", "table2", *arguments), "table2", "table1", code=2)
+    failed(call("reproduce", "table1", *arguments), "no such file", tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text("photoz: 3\n")
+    failed(call("reproduce", "table1", *arguments), "unknown key photoz", tmp_path / "c.yaml")
 
 
 # --------------------------------------------------------------------------------------------- several inputs

@@ -212,3 +212,80 @@ def plot_contraction(lengths: np.ndarray, angles: np.ndarray, numbers: np.ndarra
     curve.legend()
     canvas.draw()
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def plot_quality(
+    curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]], goal: float, title: str = ""
+) -> np.ndarray:
+    """Draw PSNR against seconds, with and without the set-up of each method.
+
+    Parameters
+    ----------
+    curves : dict
+        By name: seconds with set-up, seconds without, and PSNR in dB, each (n,).
+    goal : float
+        PSNR that is marked by a line.
+    title : str
+        Of that line.
+
+    Returns
+    -------
+    drawing : (h, w, 3) uint8 array
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 5), dpi=100, facecolor="white", layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2, sharey=True)
+    best = max(float(np.max(quality)) for _, _, quality in curves.values())
+    for panel, which, label in zip(panels, (0, 1), ("with set-up", "without set-up"), strict=True):
+        for number, (name, curve) in enumerate(curves.items()):
+            # Markers tell the curves apart where colours do not, and show the iterations.
+            panel.plot(curve[which], curve[2], marker="osD^vP*X<>"[number % 10], markersize=4, label=name)
+        panel.axhline(goal, color="black", linestyle=":", label=title)
+        # The first iterations lie far below; what is compared is the way to the end.
+        panel.set(xscale="log", xlabel=f"seconds, {label}", ylim=(goal - 2.5, best + 0.2))
+        panel.grid(which="both", alpha=0.3)
+    panels[0].set_ylabel("PSNR (dB)")
+    panels[1].legend(loc="lower right")
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def captioned(images: Sequence[np.ndarray], captions: Sequence[str], height: int = 320) -> np.ndarray:
+    """Put pictures of one size next to each other, each with two lines of text below.
+
+    Parameters
+    ----------
+    images : sequence of (H, W, 3) arrays
+        In [0, 1].
+    captions : sequence of str
+        One for each.
+    height : int
+        Of the enlarged pictures in pixels.
+
+    Returns
+    -------
+    strip : (h, w, 3) uint8 array
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    dpi, text, gap = 100, 48, 6
+    rows, columns = images[0].shape[:2]
+    # A caption needs some width, however narrow the picture is.
+    width = max(160, round(columns * height / rows))
+    total = (len(images) * (width + gap) - gap, height + text)
+    figure = Figure(figsize=(total[0] / dpi, total[1] / dpi), dpi=dpi, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left = number * (width + gap)
+        axes = figure.add_axes((left / total[0], text / total[1], width / total[0], height / total[1]))
+        axes.set_axis_off()
+        axes.imshow(np.clip(image, 0, 1), interpolation="nearest")
+        figure.text(
+            (left + width / 2) / total[0], 0.5 * text / total[1], caption, ha="center", va="center", fontsize=10
+        )
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])

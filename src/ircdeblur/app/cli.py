@@ -38,7 +38,7 @@ MIN_TILE = 256
 MOTION_SUFFIXES = (".npz", ".flo", ".png")
 """What a motion field can be written as; ``.png`` is a drawing of it."""
 
-TRAIN_LIBRARIES = ("lightning", "yaml")
+TRAIN_LIBRARIES = ("lightning",)
 
 
 class Method(str, Enum):
@@ -577,26 +577,39 @@ def reproduce(
     photos: Annotated[
         int | None, typer.Option("--photos", metavar="N", min=1, help="On the first N photographs only.")
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="Another configuration than the table's own (table1, table3)."),
+    ] = None,
     overwrite: OVERWRITE = False,
 ) -> int:
     """Repeat an experiment of the paper.
 
-    Prints its table, and writes it as Markdown and every measurement as CSV.
+    Prints its table, and writes it as Markdown and every measurement as CSV; table1 and table3 also write curves of
+    PSNR against seconds and strips of pictures.
     """
-    from ircdeblur.app.imagefile import check_output, make_folder
+    from ircdeblur import experiments
+    from ircdeblur.app.imagefile import ImageFileError, check_output, make_folder
 
+    if config is not None and experiment.value not in experiments.CONFIGURED:
+        raise UsageError(f"--config is for {' and '.join(experiments.CONFIGURED)}, not for {experiment.value}")
+    if config is not None and not config.is_file():
+        raise ImageFileError("no such file", config, "check the name")
     data = _data(data)
     make_folder(out)
-    names = (
-        [e.value for e in Experiment if e is not Experiment.all] if experiment is Experiment.all else [experiment.value]
-    )
-    for name in names:
-        for suffix in (".csv", ".md"):
-            check_output(out / f"{name}{suffix}", overwrite=overwrite, suffixes=(suffix,))
+    for path in experiments.outputs(experiment.value, out):
+        check_output(path, overwrite=overwrite, suffixes=(path.suffix,))
 
-    from ircdeblur import experiments
+    from ircdeblur.experiments.config import ConfigError
 
-    _print(sys.stdout, experiments.run(experiment.value, data, out, quick, photos))
+    try:
+        text = experiments.run(experiment.value, data, out, quick, photos, config)
+    except ConfigError as error:
+        if config is None:
+            raise
+        what = f"not a usable configuration ({str(error).removeprefix(f'{config}: ')})"
+        raise ImageFileError(_one_line(what), config, "correct it") from error
+    _print(sys.stdout, text)
     return 0
 
 

@@ -1,7 +1,12 @@
 """The paper's experiments: one module per table, and their report.
 
-Each module has ``run(data, quick, photos) -> Report``; `run` finds it by name, writes ``NAME.csv`` and ``NAME.md``
-into a folder and returns the Markdown.
+Each module has a ``run`` that returns a `Report`; `run` here finds it by name and writes, into one folder,
+
+- ``NAME.csv``: every measurement,
+- ``NAME-summary.csv``: mean, standard error and number of each cell,
+- ``NAME.md``: the table,
+
+and, for the tables of known blur, curves of PSNR against seconds (CSV and PNG) and strips of pictures (PNG).
 """
 
 from __future__ import annotations
@@ -11,8 +16,13 @@ from pathlib import Path
 
 EXPERIMENTS = ("table1", "table2", "table3", "table4")
 
+CONFIGURED = ("table1", "table3")
+"""Those that a YAML file in ``configs/`` describes."""
 
-def run(name: str, data: Path, out: Path, quick: bool = False, photos: int | None = None) -> str:
+
+def run(
+    name: str, data: Path, out: Path, quick: bool = False, photos: int | None = None, config: Path | None = None
+) -> str:
     """Run one experiment, or "all", and return its report as Markdown.
 
     Parameters
@@ -27,24 +37,41 @@ def run(name: str, data: Path, out: Path, quick: bool = False, photos: int | Non
         A version on a few pictures, of about a minute.
     photos : int, optional
         Take the first so many photographs only.
+    config : path, optional
+        Configuration of one of `CONFIGURED`, in place of its own in ``configs/``.
 
     Raises
     ------
     ValueError
-        If there is no such experiment.
+        If there is no such experiment, or it takes no configuration, or the configuration is wrong.
     FileNotFoundError
         If the data are not there.
     """
     if name != "all" and name not in EXPERIMENTS:
         raise ValueError(f"experiment must be one of {', '.join((*EXPERIMENTS, 'all'))}, got {name!r}")
+    if config is not None and name not in CONFIGURED:
+        raise ValueError(f"a configuration is for one of {', '.join(CONFIGURED)}, got {name!r}")
     texts = []
     for one in EXPERIMENTS if name == "all" else (name,):
-        report = importlib.import_module(f"ircdeblur.experiments.{one}").run(Path(data), quick, photos)
+        module = importlib.import_module(f"ircdeblur.experiments.{one}")
+        if one in CONFIGURED:
+            out.mkdir(parents=True, exist_ok=True)
+            report = module.run(Path(data), out, quick, photos, config)
+        else:
+            report = module.run(Path(data), quick, photos)
+            out.mkdir(parents=True, exist_ok=True)
         # What the heading says of the protocol is the full one; this run may have taken fewer.
-        report.notes.insert(0, f"This run: {len({row['photo'] for row in report.rows})} photographs.")
-        out.mkdir(parents=True, exist_ok=True)
+        number = len({row["photo"] for row in report.rows})
+        report.notes.insert(0, f"This run: {number} photograph{'' if number == 1 else 's'}.")
         report.write_csv(out / f"{one}.csv")
+        report.write_summary(out / f"{one}-summary.csv")
         text = report.markdown()
-        (out / f"{one}.md").write_text(text)
+        (out / f"{one}.md").write_text(text, encoding="utf-8")
         texts.append(text)
     return "\n".join(texts)
+
+
+def outputs(name: str, out: Path) -> list[Path]:
+    """Return what a run of an experiment, or of all, would write and is there already."""
+    names = EXPERIMENTS if name == "all" else (name,)
+    return [path for one in names for path in sorted(out.glob(f"{one}[.-]*"))]
