@@ -119,8 +119,8 @@ def wiener(
     blur: UniformBlur | MotionBlur,
     noise: float,
     *,
-    weight: float = 80.0,
-    decay: float = 2.5,
+    weight: float = 100.0,
+    decay: float = 2.0,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Deconvolve with the Wiener filter conj(K) / (|K|^2 + weight noise^2 |w|^decay), w the angular frequency.
