@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch.nn import functional as F
 
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.admm import difference, difference_adjoint
@@ -93,7 +92,6 @@ def conjugate_gradients(
     -------
     x : (B, C, H, W) tensor
     """
-
     residual = right - normal(x)
     scaled = residual if precondition is None else precondition(residual)
     direction = scaled
@@ -157,7 +155,8 @@ def wiener(
     References
     ----------
     N. Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series", 1949.
-    D. L. Ruderman and W. Bialek, "Statistics of natural images: scaling in the woods", Physical Review Letters 73, 1994.
+    D. L. Ruderman and W. Bialek, "Statistics of natural images: scaling in the woods", Physical Review Letters 73,
+    1994.
     """
     check_arguments(y, blur, noise)
     if mask is not None:
@@ -376,6 +375,4 @@ def laplacian_minimiser(domain: ExtendedDomain, weight: float, steps: int, toler
         def precondition(x: torch.Tensor) -> torch.Tensor:
             return torch.fft.irfft2(torch.fft.rfft2(x) / power, s=size)
 
-    return conjugate_gradients(
-        normal, blur.A_adjoint(domain.masked(domain.y)), start, steps, tolerance, precondition
-    )
+    return conjugate_gradients(normal, blur.A_adjoint(domain.masked(domain.y)), start, steps, tolerance, precondition)

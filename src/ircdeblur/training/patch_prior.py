@@ -84,7 +84,7 @@ def sample_patches(paths: list[Path], count: int, rng: np.random.Generator) -> n
     basis = patch_basis().astype(np.float32)
     parts = []
     for path, share in zip(paths, np.diff(np.linspace(0, count, len(paths) + 1).astype(int)), strict=True):
-        luma = load_photo(path).astype(np.float32) @ np.float32(LUMA) / 255
+        luma = load_photo(path).astype(np.float32) @ np.asarray(LUMA, np.float32) / 255
         windows = np.lib.stride_tricks.sliding_window_view(luma, (SIDE, SIDE))
         rows, columns = (rng.integers(n, size=share) for n in windows.shape[:2])
         parts.append(windows[rows, columns].reshape(share, -1) @ basis.T)
