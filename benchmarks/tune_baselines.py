@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from ircdeblur.solvers.classical import (
     wiener,
 )
 from ircdeblur.solvers.domain import ExtendedDomain
+from ircdeblur.solvers.epll import betas, epll
 from ircdeblur.solvers.settings import deconvolve
 
 NOISES = (0.004, 0.01, 0.03)
@@ -75,20 +77,43 @@ def candidates(method: str) -> dict[str, Solver]:
             for f in (0.25, 0.5, 1, 2, 4)
         }
         return weights | {"weight by discrepancy": by_discrepancy}
+    if method == "epll":
+        scaled: dict[str, Solver] = {
+            f"weights = default x {f}": lambda y, b, n, f=f: epll(y, b, n, weights=tuple(f * w for w in betas(n)))
+            for f in (0.25, 0.5, 1, 2)
+        }
+        strides: dict[str, Solver] = {
+            f"stride {i}": lambda y, b, n, i=i: epll(y, b, n, stride=i) for i in (1, 2, 3, 4, 6, 8)
+        }
+        return scaled | strides
     raise ValueError(f"unknown method {method!r}")
 
 
-METHODS = ("wiener", "richardson-lucy", "laplacian")
+METHODS = ("wiener", "richardson-lucy", "laplacian", "epll")
 SOLVERS: dict[str, Solver] = {
     "blurred": lambda y, b, n: y,
     "cg": lambda y, b, n: deconvolve(y, b, n, "cg").x,
     "wiener": wiener,
     "richardson-lucy": richardson_lucy,
     "laplacian": laplacian,
+    "epll": epll,
 }
 
 
-def cases(data: Path, count: int, noise: float) -> list[tuple[str, Case, Blur]]:
+def window(case: Case, blur: Blur, side: int | None) -> tuple[Case, Blur]:
+    """The middle of a case, `side` pixels square; all of it if None."""
+    height, width = case.sharp.shape[-2:]
+    if side is None or side >= min(height, width):
+        return case, blur
+    top, left = (height - side) // 2, (width - side) // 2
+    inside = (..., slice(top, top + side), slice(left, left + side))
+    case = replace(case, sharp=case.sharp[inside].contiguous(), blurred=case.blurred[inside].contiguous())
+    if isinstance(blur, MotionBlur):
+        blur = MotionBlur(blur.motion[top : top + side, left : left + side].contiguous())
+    return case, blur
+
+
+def cases(data: Path, count: int, noise: float, side: int | None) -> list[tuple[str, Case, Blur]]:
     """Photographs spread over the folder, kernels and motions in turn."""
     photos = list_photos(data / "val")
     photos = photos[:: max(len(photos) // count, 1)][:count]
@@ -97,20 +122,23 @@ def cases(data: Path, count: int, noise: float) -> list[tuple[str, Case, Blur]]:
         kernels = [check_psf(archive[f"kernel{i}"]) for i in range(1, 9)]
     for i, path in enumerate(photos):
         psf = kernels[3 * i % 8]  # 3 and 8 have no common divisor: few photographs see kernels of all kinds
-        found.append(("uniform", uniform_case(path, psf, 0, noise), UniformBlur(torch.from_numpy(psf))))
-        case = camera_case(path, "moderate", 0, noise)
-        assert case.motion is not None
-        found.append(("motion", case, MotionBlur(torch.from_numpy(case.motion))))
+        uniform = uniform_case(path, psf, 0, noise)
+        found.append(("uniform", *window(uniform, UniformBlur(torch.from_numpy(psf)), side)))
+        shaken = camera_case(path, "moderate", 0, noise)
+        assert shaken.motion is not None
+        found.append(("motion", *window(shaken, MotionBlur(torch.from_numpy(shaken.motion)), side)))
     return found
 
 
-def table(title: str, solvers: dict[str, Solver], data: Path, count: int, noises: list[float]) -> None:
+def table(
+    title: str, solvers: dict[str, Solver], data: Path, count: int, noises: list[float], side: int | None
+) -> None:
     """Print the mean PSNR and seconds of solvers."""
     columns = [(kind, noise) for kind in ("uniform", "motion") for noise in noises]
     found = {(label, c): [] for label in solvers for c in columns}
     seconds = {(label, kind): [] for label in solvers for kind in ("uniform", "motion")}
     for noise in noises:
-        for kind, case, blur in cases(data, count, noise):
+        for kind, case, blur in cases(data, count, noise, side):
             truth = case.sharp[0].permute(1, 2, 0).numpy()
             blur.A_adjoint(case.blurred)  # the first one builds the transpose, which no method is charged with
             for label, solver in solvers.items():
@@ -133,13 +161,15 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=4)
     parser.add_argument("--noise", type=float, nargs="+", default=list(NOISES))
     parser.add_argument("--methods", nargs="+", choices=(*METHODS, "all"), default=[*METHODS, "all"])
+    parser.add_argument("--side", type=int, help="only so many pixels square of the middle of each")
     given = parser.parse_args()
-    print(f"{given.photos} photographs, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    size = f"{given.side} px square" if given.side else "whole"
+    print(f"{given.photos} photographs, {size}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for method in given.methods:
         if method == "all":
-            table("All methods with their defaults", SOLVERS, given.data, given.photos, given.noise)
+            table("All methods with their defaults", SOLVERS, given.data, given.photos, given.noise, given.side)
         else:
-            table(method, candidates(method), given.data, given.photos, given.noise)
+            table(method, candidates(method), given.data, given.photos, given.noise, given.side)
 
 
 if __name__ == "__main__":
