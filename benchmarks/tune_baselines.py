@@ -80,10 +80,10 @@ def candidates(method: str) -> dict[str, Solver]:
     if method == "epll":
         scaled: dict[str, Solver] = {
             f"weights = default x {f}": lambda y, b, n, f=f: epll(y, b, n, weights=tuple(f * w for w in betas(n)))
-            for f in (0.25, 0.5, 1, 2)
+            for f in (0.3, 0.6, 1, 1.7, 3)
         }
         strides: dict[str, Solver] = {
-            f"stride {i}": lambda y, b, n, i=i: epll(y, b, n, stride=i) for i in (1, 2, 3, 4, 6, 8)
+            f"stride {i}": lambda y, b, n, i=i: epll(y, b, n, stride=i) for i in (2, 3, 4, 6, 8)
         }
         return scaled | strides
     raise ValueError(f"unknown method {method!r}")
