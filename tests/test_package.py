@@ -33,7 +33,7 @@ FLOORS = [
 FUNCTIONS = {"blur", "deblur", "deconvolve", "estimate_motion"}
 """Public functions of the package, all from `restore`."""
 
-EXTRAS = {"cv2", "gradio", "lightning", "onnx", "onnxruntime", "onnxscript", "ray"}
+EXTRAS = {"cv2", "gradio", "lightning", "onnx", "onnxruntime", "onnxscript", "ray", "sklearn"}
 """Packages that a plain install does not bring."""
 
 

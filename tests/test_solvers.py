@@ -1,5 +1,7 @@
 """Shrinkage, filtering, x-updates and ADMM, against closed forms and dense solutions."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -181,7 +183,7 @@ def test_irc_never_diverges(filters):
         costs.append(float(update.residual(x).square().sum() / 0.04 + sum(g.square().sum() for g in gaps)))
         x = update.solve(x, targets)
     # Rounding of a sum of 10,000 squares in single precision.
-    assert all(after <= before * (1 + 1e-5) for before, after in zip(costs, costs[1:], strict=False))
+    assert all(after <= before * (1 + 1e-5) for before, after in pairwise(costs))
     assert costs[-1] < 0.5 * costs[0]
 
 
@@ -272,7 +274,7 @@ def test_majorise_minimise_finds_the_minimum_and_never_rises(kind, isotropic):
         Observation(y), blur, y.new_full((1, 1, 1, 1), lam), 300, 1.0, isotropic, smoothing, statistics=True
     )
     figures = [i.objective for i in result.iterations]
-    assert all(after <= before * (1 + 1e-12) for before, after in zip(figures, figures[1:], strict=False))
+    assert all(after <= before * (1 + 1e-12) for before, after in pairwise(figures))
     domain = (1, 1, 20 + 2 * my, 22 + 2 * mx)
 
     def cost(flat):

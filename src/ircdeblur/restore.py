@@ -17,7 +17,7 @@ from ircdeblur.nets.checkpoints import load_motion_net
 from ircdeblur.nets.motion_net import MotionNet
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.psf import check_psf
-from ircdeblur.solvers.settings import DEFAULTS, METHODS, Settings, estimate_noise
+from ircdeblur.solvers.settings import DEFAULTS, METHODS, Settings, estimate_noise, unsaturated
 from ircdeblur.solvers.settings import deconvolve as run_solver
 
 Image = Any
@@ -246,7 +246,8 @@ def _restore(
             if float(to_polar(part)[0].max()) <= 1.0:
                 return x[..., rows, columns]
             blur = MotionBlur(part.contiguous(), boundary="extended")
-        return run_solver(x[..., rows, columns], blur, sigma, method, settings).x
+        y = x[..., rows, columns]
+        return run_solver(y, blur, sigma, method, settings, unsaturated(y)).x
 
     restored = _in_tiles(window, shape, tile, progress)
     return linear_to_srgb(restored.clamp(0, 1)) if linear_light else restored
@@ -262,7 +263,7 @@ def deconvolve(
     image: Image,
     psf: Any = None,
     motion: Any = None,
-    method: str = "irc",
+    method: str = "irc-mm",
     noise: float | None = None,
     *,
     settings: Settings | None = None,
@@ -281,8 +282,11 @@ def deconvolve(
         Uniform blur kernel; even sides are padded, it is divided by its sum.
     motion : (H, W, 2) array_like, optional
         Motion field in pixels, u right, v down. Give exactly one of `psf` and `motion`.
-    method : {"irc", "cg", "fft", "fft-nopad"}
-        How the least-squares problem is solved.
+    method : {"irc-mm", "irc", "cg", "fft", "fft-nopad", "wiener", "richardson-lucy", "laplacian", "epll"}
+        The first five solve the same problem, least squares with sparse gradients: by residual compensation with
+        memory, or by ADMM with iterated residual compensation, conjugate gradients, or a division in the Fourier
+        domain with and without care for the borders. The others are classical baselines; epll has a learned prior and
+        takes longest.
     noise : float, optional
         Standard deviation on the [0, 1] scale; by default estimated from the image.
     settings : Settings, optional
@@ -409,7 +413,7 @@ def deblur(
     image: Image,
     *,
     return_motion: bool = False,
-    method: str = "irc",
+    method: str = "irc-mm",
     noise: float | None = None,
     strength: float = 1.0,
     tile: Tile = "auto",

@@ -44,10 +44,15 @@ TRAIN_LIBRARIES = ("lightning",)
 class Method(str, Enum):
     """Solvers on offer: `ircdeblur.solvers.settings.METHODS`, named here so that help needs no torch."""
 
+    irc_mm = "irc-mm"
     irc = "irc"
     cg = "cg"
     fft = "fft"
     fft_nopad = "fft-nopad"
+    wiener = "wiener"
+    richardson_lucy = "richardson-lucy"
+    laplacian = "laplacian"
+    epll = "epll"
 
 
 class Network(str, Enum):
@@ -231,7 +236,7 @@ def deblur(
     inputs: INPUTS,
     out: OUT,
     motion_out: MOTION_OUT = None,
-    method: METHOD = Method.irc,
+    method: METHOD = Method.irc_mm,
     noise: NOISE = "auto",
     strength: STRENGTH = 1.0,
     tile: TILE = "auto",
@@ -325,7 +330,7 @@ def deconvolve(
     motion: MOTION = None,
     length: LENGTH = None,
     angle: ANGLE = None,
-    method: METHOD = Method.irc,
+    method: METHOD = Method.irc_mm,
     noise: NOISE = "auto",
     tile: TILE = "auto",
     device: DEVICE = "auto",

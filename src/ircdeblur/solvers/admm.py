@@ -49,7 +49,9 @@ def inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return the inner products (B, C) of the channels of two images (B, C, H, W)."""
     # One call of the vector library for each: sums over two axes and batched products take 10 times as long.
     a, b = a.flatten(2), b.flatten(2)
-    return torch.stack([torch.stack([torch.dot(*rows) for rows in zip(*pair, strict=True)]) for pair in zip(a, b, strict=True)])
+    return torch.stack(
+        [torch.stack([torch.dot(*rows) for rows in zip(*pair, strict=True)]) for pair in zip(a, b, strict=True)]
+    )
 
 
 class XUpdate(ABC):
@@ -173,7 +175,7 @@ def admm(
         multipliers = tuple(b + rate * (g - zi) for b, g, zi in zip(multipliers, gradients, z, strict=True))
         if statistics:
             data = 0.5 * update.residual(x).double().square().sum()
-            terms = (sum(g.square() for g in gradients).sqrt(),) if isotropic else gradients
+            terms = (torch.stack(gradients).norm(dim=0),) if isotropic else gradients
             sparse = sum((weight * rho * ((t != 0) if norm == 0 else t.double().abs().pow(norm))).sum() for t in terms)
             gap = sum((g - zi).double().square().sum() for g, zi in zip(gradients, z, strict=True))
             moved = sum(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ircdeblur.operators import MotionBlur, UniformBlur
-from ircdeblur.solvers.admm import XUpdate, difference_adjoint
+from ircdeblur.solvers.admm import XUpdate, difference_adjoint, inner
 from ircdeblur.solvers.domain import ExtendedDomain, Observation
 
 
@@ -23,8 +25,7 @@ class ConjugateGradients(ExtendedDomain, XUpdate):
     steps : int
         Most steps per update, from the previous x.
     tolerance : float
-        Stop when the residual of the normal equations is this small, relative to their right-hand side at the first
-        call.
+        Stop when the residual of the normal equations is this small, relative to their right-hand side.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class ConjugateGradients(ExtendedDomain, XUpdate):
     ):
         super().__init__(observed, blur)
         self.rho, self.steps, self.tolerance = rho, steps, tolerance
-        self._enough = tolerance**2 * _square(blur.A_adjoint(observed.masked(observed.y)) / rho)
+        self._data = blur.A_adjoint(observed.masked(observed.y)) / rho
 
     def _normal(self, x: torch.Tensor) -> torch.Tensor:
         total = self.blur.A_adjoint(self.observed.masked(self.blur.A(x))).div_(self.rho)
@@ -46,23 +47,56 @@ class ConjugateGradients(ExtendedDomain, XUpdate):
 
     def solve(self, x: torch.Tensor, targets: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return x after at most `steps` steps of conjugate gradients."""
-        gaps = [t - g for t, g in zip(targets, self.differences(x), strict=True)]
-        residual = self.blur.A_adjoint(self.residual(x)).div_(-self.rho)
-        residual += difference_adjoint(gaps[0], -1)
-        residual += difference_adjoint(gaps[1], -2)
-        direction = residual
-        squared = _square(residual)
-        for _ in range(self.steps):
-            if squared <= self._enough:
-                break
-            image = self._normal(direction)
-            step = squared / torch.dot(direction.flatten(), image.flatten())
-            x = x + step * direction
-            residual = residual - step * image
-            before, squared = squared, _square(residual)
-            direction = residual + (squared / before) * direction
-        return x
+        right = self._data + difference_adjoint(targets[0], -1) + difference_adjoint(targets[1], -2)
+        return conjugate_gradients(self._normal, right, x, self.steps, self.tolerance)
 
 
-def _square(image: torch.Tensor) -> torch.Tensor:
-    return torch.dot(image.flatten(), image.flatten())
+def conjugate_gradients(
+    normal: Callable[[torch.Tensor], torch.Tensor],
+    right: torch.Tensor,
+    x: torch.Tensor,
+    steps: int,
+    tolerance: float,
+    precondition: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Solve normal(x) = right by preconditioned conjugate gradients, each image of the batch on its own.
+
+    Parameters
+    ----------
+    normal : callable
+        Symmetric, positive semi-definite, of images (B, C, H, W).
+    right, x : (B, C, H, W) tensors
+        Right-hand side and start.
+    steps : int
+        Most steps.
+    tolerance : float
+        Stop when the (preconditioned) residual is this small, relative to the right-hand side's.
+    precondition : callable, optional
+        Near the inverse of `normal`; symmetric, positive definite.
+
+    Returns
+    -------
+    x : (B, C, H, W) tensor
+    """
+    residual = right - normal(x)
+    scaled = residual if precondition is None else precondition(residual)
+    direction = scaled
+    squared = _product(residual, scaled)
+    enough = tolerance**2 * _product(right, right if precondition is None else precondition(right))
+    for _ in range(steps):
+        if (squared <= enough).all():
+            break
+        image = normal(direction)
+        # An image that is done has a direction of zero; 0 / 0 would spoil it.
+        step = torch.where(squared > enough, squared / _product(direction, image), 0.0)
+        x = x + step * direction
+        residual = residual - step * image
+        scaled = residual if precondition is None else precondition(residual)
+        before, squared = squared, _product(residual, scaled)
+        direction = scaled + torch.where(before > enough, squared / before, 0.0) * direction
+    return x
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the inner products of the images of two batches, (B, 1, 1, 1)."""
+    return inner(a, b).sum(1)[:, None, None, None]

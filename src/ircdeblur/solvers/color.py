@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-_OPPONENT = (
+OPPONENT = (
     (3**-0.5, 3**-0.5, 3**-0.5),
     (2**-0.5, 0.0, -(2**-0.5)),
     (6**-0.5, -2 * 6**-0.5, 6**-0.5),
@@ -33,7 +33,7 @@ def to_opponent(image: torch.Tensor) -> torch.Tensor:
     K. Dabov et al., "Color image denoising via sparse 3D collaborative filtering with grouping constraint in
     luminance-chrominance space", ICIP 2007: the same opponent colours, for the same reason.
     """
-    return torch.einsum("ij,bjhw->bihw", image.new_tensor(_OPPONENT), image)
+    return torch.einsum("ij,bjhw->bihw", image.new_tensor(OPPONENT), image)
 
 
 def from_opponent(image: torch.Tensor) -> torch.Tensor:
@@ -44,4 +44,4 @@ def from_opponent(image: torch.Tensor) -> torch.Tensor:
     image : (B, 3, H, W) tensor
         Opponent colours.
     """
-    return torch.einsum("ji,bjhw->bihw", image.new_tensor(_OPPONENT), image)
+    return torch.einsum("ji,bjhw->bihw", image.new_tensor(OPPONENT), image)

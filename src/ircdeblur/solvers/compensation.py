@@ -5,13 +5,13 @@ For the x-update of Eq. 5 the inverse filters of unlimited support are d_i = C^-
     sum_i d_i * r_i  =  C^-1 (k_0' r_0 + k_1' r_1 + ... + k_n' r_n).
 
 The sum in the brackets is applied exactly, with the transpose of the very blur. What remains is one filter for all
-residuals, C^-1, which is symmetric and positive and may be approximate: the iteration x <- x + sum_i d_i * r_i then ends
-at the least-squares solution itself, while filters that fit the blur only nearly end beside it.
+residuals, C^-1, which is symmetric and positive and may be approximate: the iteration x <- x + sum_i d_i * r_i then
+ends at the least-squares solution itself, while filters that fit the blur only nearly end beside it.
 
-For one kernel C^-1 is a division in the Fourier domain. For a motion field it is divided locally, in overlapping windows:
-C is there the average of the power spectra of the bank's kernels, each with the share of the window's pixels that move
-like it (the circulant matrix nearest to A'A, after T. Chan). With window w, P x P pixels wide and P/2 apart, one
-compensation takes two real transforms of four times the picture: some 60 operations a pixel, whatever the motion.
+For one kernel C^-1 is a division in the Fourier domain. For a motion field it is divided locally, in overlapping
+windows: C is there the average of the power spectra of the bank's kernels, each with the share of the window's pixels
+that move like it (the circulant matrix nearest to A'A, after T. Chan). With windows of P x P pixels, P/2 apart, one
+compensation takes two real transforms of four times the picture, whatever the motion.
 
 References
 ----------

@@ -58,8 +58,8 @@ class UniformFilter:
 class BankFilter:
     """The filters of a bank, interpolated at every pixel: Eq. 17 to the letter, and the oracle of what is faster.
 
-    Each motion of the bank that some pixel asks for is applied to the whole picture and weighted afterwards, so the time
-    grows with the number of these motions.
+    Each motion of the bank that some pixel asks for is applied to the whole picture and weighted afterwards, so the
+    time grows with the number of these motions.
 
     Parameters
     ----------

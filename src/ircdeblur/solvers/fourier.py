@@ -165,12 +165,7 @@ class TiledFourierDivision(ExtendedDomain, XUpdate):
         self._start = F.pad(y, (mx, mx, my, my), mode="replicate" if pad else "circular")
         shape = (self._start.shape[-2], self._start.shape[-1])
         tile = TiledFilter.tile_for(self.CONTEXT, GRID_STEP)
-        motion = blur.motion if blur.motion.ndim == 3 else blur.motion[0]
-        points = at_grid(motion.detach(), shape, self.margin, GRID_STEP)
-        psf = torch.stack(
-            [_centred(linear_motion_kernel(float(n), float(a)), tile) for n, a in zip(*to_polar(points), strict=True)]
-        )
-        psf = psf.to(y)
+        psf = tile_kernels(blur, shape, tile).to(y)
         data, *prior = inverse_responses(psf, (tile, tile), rho)
         self._prior = TiledFilter(torch.stack(prior, dim=1), shape, tile, GRID_STEP, padding="replicate")
         # The data's part of x is the same in every iteration.
@@ -186,6 +181,30 @@ class TiledFourierDivision(ExtendedDomain, XUpdate):
     def solve(self, x: torch.Tensor, targets: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return the minimiser of each tile, blended."""
         return self._data + self._prior(targets)
+
+
+def tile_kernels(blur: MotionBlur, shape: tuple[int, int], tile: int) -> torch.Tensor:
+    """Return the kernels at the points of `TiledFilter.grid` of the extended domain.
+
+    Parameters
+    ----------
+    blur : MotionBlur
+        With the boundary "extended".
+    shape : (H', W')
+        Size of the domain.
+    tile : int
+        Size of the tiles, in which the kernels must fit.
+
+    Returns
+    -------
+    psf : (rows * columns, s, s) float64 tensor
+        s is the largest odd number up to `tile`.
+    """
+    motion = blur.motion if blur.motion.ndim == 3 else blur.motion[0]
+    points = at_grid(motion.detach(), shape, blur.margin, GRID_STEP)
+    return torch.stack(
+        [_centred(linear_motion_kernel(float(n), float(a)), tile) for n, a in zip(*to_polar(points), strict=True)]
+    )
 
 
 def _centred(kernel: np.ndarray, size: int) -> torch.Tensor:

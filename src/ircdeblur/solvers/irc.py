@@ -82,13 +82,13 @@ class IteratedResidualCompensation(ExtendedDomain, XUpdate):
     -----
     The pixels around the frame, which the blur has read, are unknowns; their data residual counts as zero.
 
-    Where the filters fit the blur, a = 1 as in the paper. Filters that are interpolated between motions, or averaged over
-    a window, can compensate too strongly, and the paper's iteration then diverges; here a is the step that leaves the
-    smallest sum of squared residuals, which can never grow. It takes two inner products, and no further blur, as the
+    Where the filters fit the blur, a = 1 as in the paper. Filters that are interpolated between motions, or averaged
+    over a window, can compensate too strongly, and the paper's iteration then diverges; here a is the step that leaves
+    the smallest sum of squared residuals, which can never grow. It takes inner products, but no further blur, as the
     residuals are linear in x.
 
-    The fixed point of the local filters is the least-squares solution. That of the paper's filters is sum_i d_i * r_i = 0,
-    which differs from it where they do not fit.
+    The fixed point of the local filters is the least-squares solution. That of the paper's filters is
+    sum_i d_i * r_i = 0, which differs from it where they do not fit.
     """
 
     def __init__(

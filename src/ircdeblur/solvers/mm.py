@@ -9,9 +9,10 @@ w_p = lambda (|grad x|_p^2 + eps^2)^(l/2 - 1). Its downhill direction is an iter
 
     z = sum_i d_i * r_i,     r_0 = y - A x,  r_i = -w k_i * x,
 
-with the local inverse filters d_i of `ircdeblur.solvers.compensation`. Where Algorithm 2.1 adds z, and forgets it, this
-iteration minimises the quadratic over the plane of z and of its own last step (memory gradient): F never rises, whatever
-the blur, the noise and the filters, and the borders, where the filters fit worst, converge as by conjugate gradients.
+with the local inverse filters d_i of `ircdeblur.solvers.compensation`. Where Algorithm 2.1 adds z, and forgets it,
+this iteration minimises the quadratic over the plane of z and of its own last step (memory gradient): F never rises,
+whatever the blur, the noise and the filters, and the borders, where the filters fit worst, converge as by conjugate
+gradients.
 
 One iteration applies A, A' and C^-1 once each.
 
@@ -19,8 +20,8 @@ References
 ----------
 E. Chouzenoux, J. Idier, S. Moussaoui, "A majorize-minimize strategy for subspace optimization applied to image
 restoration", IEEE Trans. Image Processing 20, 2011 (memory gradient with one past direction).
-M. Nikolova, M. Ng, "Analysis of half-quadratic minimization methods for signal and image recovery", SIAM J. Sci. Comput.
-27, 2005 (the quadratic).
+M. Nikolova, M. Ng, "Analysis of half-quadratic minimization methods for signal and image recovery", SIAM J. Sci.
+Comput. 27, 2005 (the quadratic).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from ircdeblur.solvers.compensation import local_inverse
 from ircdeblur.solvers.domain import ExtendedDomain, Observation
 
 SMOOTHING = 0.005
-"""eps, on the [0, 1] scale: about one grey level. Smaller values change the result by less than 0.05 dB and converge more
+"""eps, on the [0, 1] scale: about one grey level of 8 bits. Smaller values change the result little and converge more
 slowly."""
 
 RENEWED = (0, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,14 +11,27 @@ import torch
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.admm import Callback, Result, XUpdate, admm
 from ircdeblur.solvers.cg import ConjugateGradients
+from ircdeblur.solvers.classical import laplacian, richardson_lucy, wiener
 from ircdeblur.solvers.color import from_opponent, to_opponent
 from ircdeblur.solvers.domain import Observation
+from ircdeblur.solvers.epll import epll
 from ircdeblur.solvers.fourier import FourierDivision, TiledFourierDivision
 from ircdeblur.solvers.irc import Filters, IteratedResidualCompensation
 from ircdeblur.solvers.mm import majorise_minimise
 
-Method = Literal["irc-mm", "irc", "cg", "fft", "fft-nopad"]
+Method = Literal["irc-mm", "irc", "cg", "fft", "fft-nopad", "wiener", "richardson-lucy", "laplacian", "epll"]
 METHODS: tuple[str, ...] = get_args(Method)
+
+ITERATED = ("irc", "cg", "fft", "fft-nopad")
+"""Methods of ADMM: they differ in their x-update."""
+
+OTHERS: dict[str, Callable[..., torch.Tensor]] = {
+    "wiener": wiener,
+    "richardson-lucy": richardson_lucy,
+    "laplacian": laplacian,
+    "epll": epll,
+}
+"""Methods with a prior of their own, whose settings follow from the noise alone."""
 
 MIN_NOISE = 0.002
 """8-bit rounding alone has a standard deviation of 0.0011; models are never exact."""
@@ -40,8 +54,8 @@ class Settings:
     norm : float
         Exponent l of the prior.
     color : float, optional
-        Colour pictures are restored as luma and two opponent colours, whose gradients are sparser: lambda is so many times
-        larger for them. None treats red, green and blue each on its own, as the paper does.
+        Colour pictures are restored as luma and two opponent colours, whose gradients are sparser: lambda is so many
+        times larger for them. None treats red, green and blue each on its own, as the paper does.
     isotropic : bool
         Penalise the length of the gradient; otherwise its two parts on their own, as the paper does (Eq. 16).
     filters : {"local", "tiles", "bank"}
@@ -62,7 +76,7 @@ DEFAULTS = {
     **dict.fromkeys(METHODS, Settings()),
     "irc-mm": Settings(iterations=40),
 }
-"""Settings of each method; a comparison of solvers asks for the same model in all."""
+"""Settings of each method; a comparison of solvers asks for the same model in all. `OTHERS` take no notice of them."""
 
 
 def estimate_noise(image: torch.Tensor) -> float:
@@ -122,9 +136,7 @@ def unsaturated(image: torch.Tensor) -> torch.Tensor | None:
     return (~saturated).to(image)
 
 
-def make_update(
-    method: str, observed: Observation, blur: UniformBlur | MotionBlur, settings: Settings
-) -> XUpdate:
+def make_update(method: str, observed: Observation, blur: UniformBlur | MotionBlur, settings: Settings) -> XUpdate:
     """Return the x-update of a method of ADMM for an observed image and its blur.
 
     Parameters
@@ -139,9 +151,7 @@ def make_update(
         Penalty, number of steps, filters.
     """
     if method == "irc":
-        return IteratedResidualCompensation(
-            observed, blur, settings.rho, settings.steps or 2, filters=settings.filters
-        )
+        return IteratedResidualCompensation(observed, blur, settings.rho, settings.steps or 2, filters=settings.filters)
     if method == "cg":
         return ConjugateGradients(observed, blur, settings.rho, settings.steps or 15)
     if method in ("fft", "fft-nopad"):
@@ -149,7 +159,7 @@ def make_update(
         if isinstance(blur, UniformBlur):
             return FourierDivision(observed.y, blur, settings.rho, pad)
         return TiledFourierDivision(observed.y, blur, settings.rho, pad)
-    raise ValueError(f"method must be one of {', '.join(METHODS[1:])}, got {method!r}")
+    raise ValueError(f"method must be one of {', '.join(ITERATED)}, got {method!r}")
 
 
 def deconvolve(
@@ -162,7 +172,7 @@ def deconvolve(
     statistics: bool = False,
     callback: Callback | None = None,
 ) -> Result:
-    """Deconvolve with sparse gradients.
+    """Deconvolve.
 
     Parameters
     ----------
@@ -172,16 +182,16 @@ def deconvolve(
         With the boundary "extended".
     noise : float
         Standard deviation of the noise in y.
-    method : {"irc-mm", "irc", "cg", "fft", "fft-nopad"}
-        How the problem is solved.
+    method : {"irc-mm", "irc", "cg", "fft", "fft-nopad", "wiener", "richardson-lucy", "laplacian", "epll"}
+        The first five solve the same problem, least squares with sparse gradients.
     settings : Settings, optional
-        By default the method's own.
+        Of these five; by default the method's own.
     mask : (B or 1, 1, H, W) tensor, optional
         1 where the observation counts, 0 where it does not (see `unsaturated`). The Fourier methods use all pixels.
     statistics : bool
         Return the figures of each iteration.
     callback : callable, optional
-        Called after each iteration with its number, from 1 on, and the frame of x, (B, C, H, W).
+        Called by these five after each iteration with its number, from 1 on, and the frame of x, (B, C, H, W).
 
     Raises
     ------
@@ -190,9 +200,14 @@ def deconvolve(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method in OTHERS:
+        # Filters see all pixels at once and cannot leave any out.
+        return Result(OTHERS[method](y, blur, noise, **({} if method == "wiener" else {"mask": mask})))
     settings = settings or DEFAULTS[method]
     # A kernel for each channel belongs to red, green and blue, not to their mixtures.
-    opponent = settings.color is not None and y.shape[1] == 3 and not (isinstance(blur, UniformBlur) and blur.psf.ndim == 3)
+    opponent = (
+        settings.color is not None and y.shape[1] == 3 and not (isinstance(blur, UniformBlur) and blur.psf.ndim == 3)
+    )
     lam = y.new_full((1, y.shape[1], 1, 1), settings.prior * max(noise, MIN_NOISE) ** 2)
     observe = callback
     if opponent:
