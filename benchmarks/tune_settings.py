@@ -73,12 +73,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--photos", type=int, default=8)
+    parser.add_argument("--noise", type=float, nargs="+", default=list(NOISES))
     parser.add_argument("--block", choices=("prior", "penalty", "all"), default="all")
     arguments = parser.parse_args()
     chosen = rows(arguments.block)
     print(f"{arguments.photos} photographs, PSNR (dB) of the frame, uniform / motion. Machine: {machine()}\n")
     columns: list[list[str]] = []
-    for noise in NOISES:
+    for noise in arguments.noise:
         scores: dict[str, dict[str, list[float]]] = {name: {} for name in ("blurred", *chosen)}
         for kind, case, blur in cases(arguments.data, arguments.photos, noise):
 
@@ -90,7 +91,7 @@ def main() -> None:
                 x = deconvolve(case.blurred, blur, noise, method, settings).x
                 scores[name].setdefault(kind, []).append(score(x))
         columns.append([" / ".join(f"{np.mean(v):.2f}" for v in kinds.values()) for kinds in scores.values()])
-    print(f"| settings | {' | '.join(f'noise {n:g}' for n in NOISES)} |\n|{'---|' * (len(NOISES) + 1)}")
+    print(f"| settings | {' | '.join(f'noise {n:g}' for n in arguments.noise)} |\n|{'---|' * (len(arguments.noise) + 1)}")
     for name, *cells in zip(("blurred", *chosen), *columns, strict=True):
         print(f"| {name} | {' | '.join(cells)} |")
 

@@ -352,6 +352,11 @@ class MotionBlur(_Blur):
         inner = self.margin if boundary == "extended" else reach
         self._matrices = [_BlurMatrix(t, (motion.shape[-3], motion.shape[-2]), inner, boundary) for t in taps]
 
+    @property
+    def taps(self) -> int:
+        """Number of weights that are not zero, over all pixels of the frame."""
+        return sum(matrix.taps_in_all for matrix in self._matrices)
+
     def A(self, x: Tensor) -> Tensor:
         """Blur.
 
@@ -510,6 +515,11 @@ class _BlurMatrix:
         self.sharp = self.padded if boundary == "extended" else size
         self._matrix = self._assemble()
         self._transposed: Tensor | None = None
+
+    @property
+    def taps_in_all(self) -> int:
+        """Number of weights that are not zero."""
+        return self._matrix.values().numel()
 
     def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Pixels with similarly many taps, and their places in the padded image (int32); each pixel once."""
