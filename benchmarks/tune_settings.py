@@ -91,7 +91,9 @@ def main() -> None:
                 x = deconvolve(case.blurred, blur, noise, method, settings).x
                 scores[name].setdefault(kind, []).append(score(x))
         columns.append([" / ".join(f"{np.mean(v):.2f}" for v in kinds.values()) for kinds in scores.values()])
-    print(f"| settings | {' | '.join(f'noise {n:g}' for n in arguments.noise)} |\n|{'---|' * (len(arguments.noise) + 1)}")
+    print(
+        f"| settings | {' | '.join(f'noise {n:g}' for n in arguments.noise)} |\n|{'---|' * (len(arguments.noise) + 1)}"
+    )
     for name, *cells in zip(("blurred", *chosen), *columns, strict=True):
         print(f"| {name} | {' | '.join(cells)} |")
 
