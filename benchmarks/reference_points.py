@@ -34,7 +34,7 @@ ROWS: dict[str, tuple[str, Settings | None]] = {
     "irc-mm, 80 iterations": ("irc-mm", Settings(iterations=80)),
     "cg": ("cg", None),
     "cg, 30 x 30": ("cg", Settings(iterations=30, steps=30)),
-    "irc-mm, Eq. 16": ("irc-mm", Settings(prior=7.0, iterations=40, color=None, isotropic=False)),
+    "irc-mm, Eq. 16": ("irc-mm", Settings(prior=7.5, iterations=40, color=None, isotropic=False)),
 }
 
 

@@ -33,8 +33,10 @@ TILE = 768
 OVERLAP = 64
 """Pixels that neighbouring tiles share on each side, blended into each other."""
 
-BLIND_PRIOR = 1.25
-"""How many times stronger the prior is when the motion is estimated: it is never exact."""
+BLIND_PRIOR = 2.5
+"""How many times stronger the prior is when the motion is estimated: it is never exact. On ten validation photographs
+1.1, 1.7, 2.6 and 4.3 gained 1.7, 2.0, 2.1 and 2.0 dB (moderate) and 3.5, 3.5, 3.4 and 3.2 dB (severe); the larger it
+was, the less was lost where the motion was wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
