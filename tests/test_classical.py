@@ -51,6 +51,12 @@ def dense(blur, domain):
     return torch.stack([blur.A(u[None]).flatten() for u in unit], 1).numpy()
 
 
+def lopsided(length, angle):
+    """A kernel that its mirror image is not: a mistaken transpose would show."""
+    psf = linear_motion_kernel(length, angle) * np.linspace(0.2, 1.8, linear_motion_kernel(length, angle).shape[1])
+    return UniformBlur(torch.from_numpy(psf / psf.sum()))
+
+
 def small_motion():
     """A blur of 7 x 8 px whose motion differs from place to place."""
     motion = torch.tensor([4.0, -2.0], dtype=torch.float64).repeat(7, 8, 1)
@@ -94,7 +100,7 @@ def test_wiener_is_scikit_images():
     """With a constant ratio, on a picture that fades to black, where borders play no part."""
     window = torch.hann_window(128, periodic=False, dtype=torch.float64)
     sharp = picture(128, 128)[:, :1] * window * window[:, None]
-    blur = UniformBlur(torch.from_numpy(linear_motion_kernel(7, 20)))
+    blur = lopsided(7, 20)
     my, mx = blur.margin
     y = blur.A(torch.nn.functional.pad(sharp, (mx, mx, my, my)))
     found = wiener(y, blur, 0.1, weight=3.0, decay=0.0)
@@ -120,7 +126,7 @@ def test_tiled_wiener_of_one_motion_is_the_uniform_one():
 
 
 def test_richardson_lucy_is_scikit_images_inside():
-    blur = UniformBlur(torch.from_numpy(linear_motion_kernel(5, 30)))
+    blur = lopsided(5, 30)
     my, mx = blur.margin
     y = blur.A(picture(100 + 2 * my, 100 + 2 * mx)[:, :1])
     found = richardson_lucy(y, blur, 0.01, iterations=8, residual=0.0, accelerate=False)

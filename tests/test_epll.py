@@ -145,11 +145,11 @@ def test_shipped_mixture_knows_photographs():
 
 
 @pytest.mark.parametrize("kind", ["uniform", "motion"])
-@pytest.mark.parametrize(("colour", "gain"), [(False, 3.3), (True, 4.2)])
+@pytest.mark.parametrize(("colour", "gain"), [(False, 3.3), (True, 4.5)])
 def test_restores(kind, colour, gain):
-    """Measured: 3.8 and 3.5 dB of grey pictures, 4.7 and 4.5 of colour: those have the colour differences to gain."""
+    """Measured: 4.1 and 3.8 dB of grey pictures, 5.2 of colour: those have the colour differences to gain."""
     blur, y, truth = blurred(kind, colour=colour)
-    x = epll(y, blur, 0.01, stride=4)
+    x = epll(y, blur, 0.01)
     assert x.shape == y.shape
     assert x.dtype == torch.float32
     assert decibels(x, truth) > decibels(y, truth) + gain

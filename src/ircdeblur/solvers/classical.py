@@ -89,9 +89,10 @@ def wiener(
     noise : float
         Standard deviation of the noise in y.
     weight : float
-        > 0.
+        > 0. On validation photographs 80 to 130 are within 0.3 dB of the best at noise 0.4 %, 0.1 dB at 1 % and 3 %.
     decay : float
-        Exponent of the power spectrum, >= 0; 0 is the filter with a constant ratio.
+        Exponent of the power spectrum, >= 0; 0 is the filter with a constant ratio. 2, 2.5 and 3 come within 0.3 dB
+        of one another, each with its best weight.
     mask : None
         A division of Fourier transforms uses all pixels: a mask is refused.
 
@@ -145,7 +146,10 @@ def wiener(
 
 
 def richardson_lucy_residual(noise: float) -> float:
-    """Return the residual, root mean square, at which to end: below the noise, as the picture is best a bit later."""
+    """Return the residual, root mean square, at which to end.
+
+    It is below the noise: validation photographs were best at 0.7, 0.8 and 0.9 of it at 0.4 %, 1 % and 3 %.
+    """
     sigma = max(noise, MIN_NOISE)
     return sigma * (1 - 0.018 / sigma**0.5)
 
@@ -170,7 +174,7 @@ def richardson_lucy(
 
     Expectation-maximisation for Poisson noise. The pixels around the frame that the blur has read are unknowns: A' m
     says how much of each unknown has been seen. Regularised by its early end alone, which is where the residual meets
-    a rule fitted to the noise: 0.2 to 0.6 dB better than one number of iterations for all pictures.
+    a rule fitted to the noise: up to 0.2 dB better than the best single number of iterations for all pictures.
 
     Parameters
     ----------
@@ -244,7 +248,10 @@ def _total(image: torch.Tensor) -> torch.Tensor:
 
 
 def laplacian_weight(noise: float) -> float:
-    """Return the weight of the squared Laplacian at which the restored picture is best for a noise."""
+    """Return the weight of the squared Laplacian at which the restored picture is best for a noise.
+
+    A power law through the best weights at noise 0.4 %, 1 % and 3 % on validation photographs.
+    """
     return 85.0 * max(noise, MIN_NOISE) ** 2.1
 
 
