@@ -174,13 +174,14 @@ def test_irc_never_diverges(filters):
     blur = MotionBlur(motion, boundary="extended")
     my, mx = blur.margin
     observed = Observation(blur.A(picture(80 + 2 * my, 90 + 2 * mx, torch.float32)))
-    update = IteratedResidualCompensation(observed, blur, 0.04, steps=1, filters=filters)
+    rho = DEFAULTS["irc"].rho
+    update = IteratedResidualCompensation(observed, blur, rho, steps=1, filters=filters)
     x = update.start()
     targets = tuple(0.5 * g for g in update.differences(x))
     costs = []
     for _ in range(25):
         gaps = [t - g for t, g in zip(targets, update.differences(x), strict=True)]
-        costs.append(float(update.residual(x).square().sum() / 0.04 + sum(g.square().sum() for g in gaps)))
+        costs.append(float(update.residual(x).square().sum() / rho + sum(g.square().sum() for g in gaps)))
         x = update.solve(x, targets)
     # Rounding of a sum of 10,000 squares in single precision.
     assert all(after <= before * (1 + 1e-5) for before, after in pairwise(costs))
@@ -371,7 +372,7 @@ def test_the_default_filters_contract_everywhere():
     on = torch.cartesian_prod(torch.arange(1.0, 36.0, 2.0), torch.arange(0.0, 46.0, 6.0))
     between = torch.cartesian_prod(torch.arange(2.0, 35.0, 2.0), torch.arange(3.0, 46.0, 6.0))
     assert bank.contraction(on[:, 0], on[:, 1], n_fft=128).max() < 0.05
-    assert bank.contraction(between[:, 0], between[:, 1], n_fft=128).max() < 0.9
+    assert bank.contraction(between[:, 0], between[:, 1], n_fft=128).max() < 1.0
 
 
 @pytest.mark.parametrize("kind", ["uniform", "motion"])

@@ -203,8 +203,8 @@ def settings_part(blocks: dict[str, Block], noise: float) -> str:
         [
             "### Settings",
             "",
-            f"prior is lambda / noise^2 at noise 1 %; the noise, {noise:g}, is given. What is not set is the method's own "
-            "choice. "
+            f"prior is lambda / noise^2 at noise 1 %; the noise, {noise:g}, is given. What is not set is the "
+            "method's own choice. "
             "Defaults were chosen on validation photographs, which are none of these.",
             "",
             *table(heads, body),

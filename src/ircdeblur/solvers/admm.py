@@ -34,10 +34,16 @@ def difference(x: torch.Tensor, dim: int) -> torch.Tensor:
 
 def difference_adjoint(z: torch.Tensor, dim: int) -> torch.Tensor:
     """Return the transpose of `difference`, applied to z."""
+    return add_difference_adjoint(torch.zeros_like(z), z, dim)
+
+
+def add_difference_adjoint(total: torch.Tensor, z: torch.Tensor, dim: int) -> torch.Tensor:
+    """Add the transpose of `difference`, applied to z, to a tensor in place, and return it."""
     n = z.shape[dim]
     tail = z.narrow(dim, 1, n - 1)
-    zero = torch.zeros_like(z.narrow(dim, 0, 1))
-    return torch.cat((zero, tail), dim) - torch.cat((tail, zero), dim)
+    total.narrow(dim, 1, n - 1).add_(tail)
+    total.narrow(dim, 0, n - 1).sub_(tail)
+    return total
 
 
 def circular_difference(x: torch.Tensor, dim: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from ircdeblur.operators import MotionBlur, UniformBlur
-from ircdeblur.solvers.admm import XUpdate, difference_adjoint, inner
+from ircdeblur.solvers.admm import XUpdate, add_difference_adjoint, inner
 from ircdeblur.solvers.domain import ExtendedDomain, Observation
 
 
@@ -43,11 +43,12 @@ class ConjugateGradients(ExtendedDomain, XUpdate):
     def _normal(self, x: torch.Tensor) -> torch.Tensor:
         total = self.blur.A_adjoint(self.observed.masked(self.blur.A(x))).div_(self.rho)
         horizontal, vertical = self.differences(x)
-        return total.add_(difference_adjoint(horizontal, -1)).add_(difference_adjoint(vertical, -2))
+        return add_difference_adjoint(add_difference_adjoint(total, horizontal, -1), vertical, -2)
 
     def solve(self, x: torch.Tensor, targets: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return x after at most `steps` steps of conjugate gradients."""
-        right = self._data + difference_adjoint(targets[0], -1) + difference_adjoint(targets[1], -2)
+        right = add_difference_adjoint(self._data.clone(), targets[0], -1)
+        add_difference_adjoint(right, targets[1], -2)
         return conjugate_gradients(self._normal, right, x, self.steps, self.tolerance)
 
 

@@ -108,7 +108,7 @@ class UniformCompensation(Compensation):
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Return C^-1 of an image (B, C, H', W')."""
-        spectrum = torch.fft.rfft2(image, s=self.size).mul_(self._inverse)
+        spectrum = _scaled(torch.fft.rfft2(image, s=self.size), self._inverse)
         return torch.fft.irfft2(spectrum, s=self.size)[..., : self.shape[0], : self.shape[1]]
 
 
@@ -201,13 +201,21 @@ class MotionCompensation(Compensation):
         (n, m), step = self.counts, self.step
         padded = F.pad(image, self._pad)
         tiles = padded.unfold(0, self.window, step).unfold(1, self.window, step) * self._taper
-        tiles = torch.fft.irfft2(torch.fft.rfft2(tiles).mul_(inverse), s=(self.window, self.window)).mul_(self._taper)
+        spectra = _scaled(torch.fft.rfft2(tiles), inverse)
+        tiles = torch.fft.irfft2(spectra, s=(self.window, self.window)).mul_(self._taper)
         quarters = tiles.view(n, m, 2, step, 2, step)
         whole = padded.zero_().view(n + 1, step, m + 1, step)
         for down in (0, 1):
             for right in (0, 1):
                 whole[down : down + n, :, right : right + m] += quarters[:, :, down, :, right].transpose(1, 2)
         result.copy_(padded[step : step + self.shape[0], step : step + self.shape[1]])
+
+
+def _scaled(spectrum: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Return a complex tensor, multiplied in place by a real one that broadcasts to it."""
+    # As a product of complex numbers the factor would be copied to complex first: as long as a transform takes.
+    torch.view_as_real(spectrum).mul_(factor[..., None])
+    return spectrum
 
 
 @functools.lru_cache(maxsize=4)

@@ -11,7 +11,7 @@ from ircdeblur.inverse import InverseBank, inverse_filters
 from ircdeblur.kernels import MAX_LENGTH
 from ircdeblur.motion import bank_interpolation, to_polar
 from ircdeblur.operators import MotionBlur, UniformBlur
-from ircdeblur.solvers.admm import XUpdate, difference_adjoint, inner
+from ircdeblur.solvers.admm import XUpdate, add_difference_adjoint, inner
 from ircdeblur.solvers.compensation import local_inverse
 from ircdeblur.solvers.domain import ExtendedDomain, Observation
 from ircdeblur.solvers.filtering import BankFilter, TiledFilter, UniformFilter, centred_response
@@ -115,8 +115,8 @@ class IteratedResidualCompensation(ExtendedDomain, XUpdate):
 
     def _local_filters(self, data: torch.Tensor, gaps: tuple[torch.Tensor, ...]) -> torch.Tensor:
         total = self.blur.A_adjoint(data * self.rho**-0.5)
-        total += difference_adjoint(gaps[0], -1)
-        total += difference_adjoint(gaps[1], -2)
+        add_difference_adjoint(total, gaps[0], -1)
+        add_difference_adjoint(total, gaps[1], -2)
         return self._local(total.mul_(self.rho))
 
     def _finite_filters(self, data: torch.Tensor, gaps: tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -31,7 +31,7 @@ import time
 import torch
 
 from ircdeblur.operators import MotionBlur, UniformBlur
-from ircdeblur.solvers.admm import Callback, Iteration, Result, difference, difference_adjoint, inner
+from ircdeblur.solvers.admm import Callback, Iteration, Result, add_difference_adjoint, difference, inner
 from ircdeblur.solvers.compensation import local_inverse
 from ircdeblur.solvers.domain import ExtendedDomain, Observation
 
@@ -122,8 +122,8 @@ def majorise_minimise(
             rho = torch.stack([inverse.local_mean(w) for w in weights]).mean(0)
             inverse.set_penalty(rho.clamp(min=1e-6))
         slope = blur.A_adjoint(observed.misfit(blurred))
-        slope += difference_adjoint(along * gradient[0], -1)
-        slope += difference_adjoint(down * gradient[1], -2)
+        add_difference_adjoint(slope, along * gradient[0], -1)
+        add_difference_adjoint(slope, down * gradient[1], -2)
 
         z = inverse(slope).neg_()
         az, gz = observed.masked(blur.A(z)), _gradient(z)
