@@ -20,6 +20,7 @@ shifted at random in every iteration instead of all patches.
 from __future__ import annotations
 
 import torch
+from torch.nn import functional as F
 
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.cg import conjugate_gradients
@@ -143,7 +144,7 @@ def epll(
     Parameters
     ----------
     y : (B, C, H, W) tensor
-        Blurred image in [0, 1], both sides at least 8 pixels.
+        Blurred image in [0, 1].
     blur : UniformBlur or MotionBlur
         With the boundary "extended".
     noise : float
@@ -173,8 +174,6 @@ def epll(
         If an argument is not as above.
     """
     check_arguments(y, blur, noise, mask)
-    if min(y.shape[-2:]) < SIDE:
-        raise ValueError(f"y must hold a patch of {SIDE} x {SIDE} pixels, got {tuple(y.shape)}")
     weights = betas(noise) if weights is None else weights
     if not weights or min(weights) <= 0:
         raise ValueError(f"weights must be positive numbers, one for each iteration, got {weights}")
@@ -185,6 +184,8 @@ def epll(
     domain = ExtendedDomain(Observation(y, mask), blur)
     x = domain.start()
     right = blur.A_adjoint(domain.observed.masked(y)) / sigma**2
+    # A picture that is smaller than a patch is continued by its rim.
+    more = [max(0, SIDE - n) for n in x.shape[-2:]]
     generator = torch.Generator().manual_seed(seed)
     mix = torch.eye(y.shape[1]).to(y)
     if y.shape[1] == 3:
@@ -192,13 +193,14 @@ def epll(
         mix = torch.tensor(OPPONENT).to(y) * torch.tensor([[3**-0.5], [1.0], [1.0]]).to(y)
     for beta in weights:
         offsets = torch.randint(stride, (2,), generator=generator).tolist()
-        rows, columns = (grid(n, stride, o) for n, o in zip(x.shape[-2:], offsets, strict=True))
+        rows, columns = (grid(n + m, stride, o) for n, m, o in zip(x.shape[-2:], more, offsets, strict=True))
         # Noise of variance 1/beta in each colour is this much in a mixture of them; the two differences share a filter.
         variances = [round(float(row.square().sum()), 6) / beta for row in mix]
         distinct = {variance: PatchFilter(prior, variance, y) for variance in set(variances)}
         filters = [distinct[variance] for variance in variances]
-        z = torch.einsum("dc,bchw->bdhw", mix, x)
-        z = torch.einsum("cd,bdhw->bchw", torch.linalg.inv(mix), denoise(z, filters, rows, columns))
+        z = torch.einsum("dc,bchw->bdhw", mix, F.pad(x, (0, more[1], 0, more[0]), mode="replicate"))
+        z = denoise(z, filters, rows, columns)[..., : x.shape[-2], : x.shape[-1]]
+        z = torch.einsum("cd,bdhw->bchw", torch.linalg.inv(mix), z)
 
         def normal(v: torch.Tensor, beta: float = beta) -> torch.Tensor:
             return blur.A_adjoint(domain.observed.masked(blur.A(v))) / sigma**2 + beta * v
