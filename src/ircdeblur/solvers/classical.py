@@ -6,6 +6,7 @@ Baselines, each with settings that depend on the noise and were chosen on valida
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -295,11 +296,20 @@ def _total(image: torch.Tensor) -> torch.Tensor:
 
 
 def laplacian_weight(noise: float) -> float:
-    """Return the weight of the squared Laplacian at which the restored picture is best for a noise.
+    """Return the weight of the squared Laplacian that is best for all pictures alike: the middle of the search.
 
     A power law through the best weights at noise 0.4 %, 1 % and 3 % on validation photographs.
     """
     return 85.0 * max(noise, MIN_NOISE) ** 2.1
+
+
+def laplacian_residual(noise: float) -> float:
+    """Return the residual, root mean square, that a picture's weight is chosen for.
+
+    Validation photographs were best at 0.77, 0.85 and 0.95 of the noise at 0.4 %, 1 % and 3 %.
+    """
+    sigma = max(noise, MIN_NOISE)
+    return sigma * min(1.0, 0.85 + 0.09 * math.log(sigma / 0.01))
 
 
 @torch.no_grad()
@@ -316,7 +326,10 @@ def laplacian(
     """Deconvolve by least squares, ||A x - y||^2 + weight ||L x||^2, with the five-point Laplacian L.
 
     The model of MATLAB's ``deconvreg``, on the exact operator, with the pixels around the frame as unknowns; L x takes
-    the picture as mirrored at the rim of these.
+    the picture as mirrored at the rim of these. The weight is chosen for each picture such that the residual has a
+    share of the noise's power that was fitted on validation photographs. There (eight, noise 0.4 %, 1 % and 3 %, both
+    kinds of blur) that is 0.03 to 0.34 dB better than one weight for all pictures, while the discrepancy principle
+    itself, which asks for all of the noise's power, is up to 0.25 dB worse.
 
     Parameters
     ----------
@@ -327,7 +340,7 @@ def laplacian(
     noise : float
         Standard deviation of the noise in y; decides the weight.
     weight : float, optional
-        > 0; by default `laplacian_weight`.
+        > 0, for all images; by default each image's own, by `laplacian_residual`.
     steps : int, optional
         Most steps of conjugate gradients; by default 15 for a uniform blur, where the periodic problem's solution
         preconditions them, and else 60.
@@ -352,16 +365,53 @@ def laplacian(
     IEEE Transactions on Computers C-22(9), 1973.
     """
     check_arguments(y, blur, noise, mask)
-    factor = laplacian_weight(noise) if weight is None else weight
     steps = (15 if isinstance(blur, UniformBlur) else 60) if steps is None else steps
-    if not factor > 0 or steps < 1:
-        raise ValueError(f"weight must be > 0 and steps >= 1, got {factor} and {steps}")
+    if steps < 1 or not (weight is None or weight > 0):
+        raise ValueError(f"weight must be > 0 and steps >= 1, got {weight} and {steps}")
     domain = ExtendedDomain(y, blur, mask)
-    return domain.crop(laplacian_minimiser(domain, factor, steps, tolerance))
+    if weight is None:
+        factor, start = search_weight(domain, laplacian_weight(noise), laplacian_residual(noise), (steps + 1) // 2)
+    else:
+        factor, start = torch.full_like(y[:, :1, :1, :1], weight), domain.start()
+    return domain.crop(laplacian_minimiser(domain, factor, start, steps, tolerance))
 
 
-def laplacian_minimiser(domain: ExtendedDomain, weight: float, steps: int, tolerance: float) -> torch.Tensor:
-    """Return the x of `laplacian` on the extended domain, (B, C, H + 2 my, W + 2 mx)."""
+def search_weight(
+    domain: ExtendedDomain, middle: float, residual: float, steps: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the weights at which `laplacian_minimiser` leaves a residual, which grows with the weight.
+
+    Parameters
+    ----------
+    domain : ExtendedDomain
+        Images, blur and mask.
+    middle : float
+        The weights are sought from 1/8 to 128 times this, to a third of an octave: smooth pictures need far more than
+        others, and few need less.
+    residual : float
+        Root mean square of A x - y over the pixels that count.
+    steps : int
+        Of conjugate gradients for each weight that is tried, each from the result of the one before.
+
+    Returns
+    -------
+    weight : (B, 1, 1, 1) tensor
+    x : (B, C, H + 2 my, W + 2 mx) tensor
+        The last result.
+    """
+    x = domain.start()
+    enough = residual**2 * _total(domain.masked(torch.ones_like(domain.y)))
+    octave = torch.full_like(enough, 2.0)
+    for halving in (2.5, 1.25, 0.625, 0.3125, 0.15625):
+        x = laplacian_minimiser(domain, middle * 2**octave, x, steps, 1e-4)
+        octave = octave + torch.where(_total(domain.residual(x).square()) > enough, -halving, halving)
+    return middle * 2**octave, x
+
+
+def laplacian_minimiser(
+    domain: ExtendedDomain, weight: torch.Tensor, start: torch.Tensor, steps: int, tolerance: float
+) -> torch.Tensor:
+    """Return the x of `laplacian` on the extended domain, for weights (B, 1, 1, 1) and a start as large as x."""
     blur = domain.blur
 
     def smooth(x: torch.Tensor) -> torch.Tensor:
@@ -370,7 +420,6 @@ def laplacian_minimiser(domain: ExtendedDomain, weight: float, steps: int, toler
     def normal(x: torch.Tensor) -> torch.Tensor:
         return blur.A_adjoint(domain.masked(blur.A(x))) + weight * smooth(smooth(x))
 
-    start = domain.start()
     precondition = None
     if isinstance(blur, UniformBlur):
         size = (start.shape[-2], start.shape[-1])
