@@ -22,11 +22,12 @@ from ircdeblur.metrics import psnr
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.psf import check_psf
 from ircdeblur.solvers.classical import (
+    SEARCH_STEPS,
     laplacian,
-    laplacian_minimiser,
     laplacian_weight,
     richardson_lucy,
     richardson_lucy_residual,
+    search_weight,
     wiener,
 )
 from ircdeblur.solvers.domain import ExtendedDomain, Observation
@@ -38,18 +39,12 @@ Blur = UniformBlur | MotionBlur
 Solver = Callable[[torch.Tensor, Blur, float], torch.Tensor]
 
 
-def by_discrepancy(y: torch.Tensor, blur: Blur, noise: float) -> torch.Tensor:
-    """`laplacian` with the weight, to 1/4 octave, at which the residual has the power of the noise."""
-    domain = ExtendedDomain(Observation(y), blur)
-    low, high = -8.0, 8.0
-    while high - low > 0.25:
-        middle = (low + high) / 2
-        x = laplacian_minimiser(domain, laplacian_weight(noise) * 2**middle, 25, 1e-4)
-        if float(domain.residual(x).square().mean()) > noise**2:
-            high = middle
-        else:
-            low = middle
-    return laplacian(y, blur, noise, weight=laplacian_weight(noise) * 2**low)
+def to_residual(y: torch.Tensor, blur: Blur, noise: float, share: float) -> torch.Tensor:
+    """`laplacian`, converged, with the weight that leaves this share of the noise; 1 is the discrepancy principle."""
+    weight, _ = search_weight(
+        ExtendedDomain(Observation(y), blur), laplacian_weight(noise), share * noise, SEARCH_STEPS
+    )
+    return laplacian(y, blur, noise, weight=float(weight), steps=150)
 
 
 def candidates(method: str) -> dict[str, Solver]:
@@ -73,19 +68,29 @@ def candidates(method: str) -> dict[str, Solver]:
         }
     if method == "laplacian":
         weights: dict[str, Solver] = {
-            f"weight = default x {f}": lambda y, b, n, f=f: laplacian(y, b, n, weight=f * laplacian_weight(n))
-            for f in (0.25, 0.5, 1, 2, 4)
+            f"one weight, fitted x {f}": lambda y, b, n, f=f: laplacian(
+                y, b, n, weight=f * laplacian_weight(n), steps=150
+            )
+            for f in (0.5, 1, 2, 4)
         }
-        return weights | {"weight by discrepancy": by_discrepancy}
+        return (
+            weights
+            | {f"residual = {f} x noise": lambda y, b, n, f=f: to_residual(y, b, n, f) for f in (0.75, 0.85, 0.95, 1)}
+            | {"default": laplacian}
+        )
     if method == "epll":
         scaled: dict[str, Solver] = {
             f"weights = default x {f}": lambda y, b, n, f=f: epll(y, b, n, weights=tuple(f * w for w in betas(n)))
-            for f in (0.3, 0.6, 1, 1.7, 3)
+            for f in (0.3, 1, 3)
         }
-        strides: dict[str, Solver] = {
-            f"stride {i}": lambda y, b, n, i=i: epll(y, b, n, stride=i) for i in (2, 3, 4, 6, 8)
+        strides: dict[str, Solver] = {f"stride {i}": lambda y, b, n, i=i: epll(y, b, n, stride=i) for i in (2, 4, 8)}
+        others: dict[str, Solver] = {
+            "weights of Zoran and Weiss": lambda y, b, n: epll(
+                y, b, n, weights=tuple(0.005 * 2**i / n**2 for i in range(7))
+            ),
+            "each channel on its own": lambda y, b, n: epll(y.transpose(0, 1), b, n).transpose(0, 1),
         }
-        return scaled | strides
+        return scaled | strides | others
     raise ValueError(f"unknown method {method!r}")
 
 

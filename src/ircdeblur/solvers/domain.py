@@ -9,6 +9,9 @@ from torch.nn import functional as F
 
 from ircdeblur.operators import MotionBlur, UniformBlur
 
+MIN_NOISE = 0.002
+"""Settings are those of at least this noise: 8-bit rounding alone is 0.0011, and models are never exact."""
+
 
 @dataclass(frozen=True)
 class Observation:

@@ -13,7 +13,7 @@ from ircdeblur.solvers.admm import Callback, Result, XUpdate, admm
 from ircdeblur.solvers.cg import ConjugateGradients
 from ircdeblur.solvers.classical import laplacian, richardson_lucy, wiener
 from ircdeblur.solvers.color import from_opponent, to_opponent
-from ircdeblur.solvers.domain import Observation
+from ircdeblur.solvers.domain import MIN_NOISE, Observation
 from ircdeblur.solvers.epll import epll
 from ircdeblur.solvers.fourier import FourierDivision, TiledFourierDivision
 from ircdeblur.solvers.irc import Filters, IteratedResidualCompensation
@@ -32,9 +32,6 @@ OTHERS: dict[str, Callable[..., torch.Tensor]] = {
     "epll": epll,
 }
 """Methods with a prior of their own, whose settings follow from the noise alone."""
-
-MIN_NOISE = 0.002
-"""8-bit rounding alone has a standard deviation of 0.0011; models are never exact."""
 
 
 @dataclass(frozen=True)
