@@ -11,6 +11,7 @@ from ircdeblur.data.camera import camera_shake
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.metrics import motion_mse, psnr
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
+from ircdeblur.solvers import METHODS
 
 PSF = linear_motion_kernel(9, 30)
 
@@ -212,3 +213,15 @@ def test_a_one_pixel_image(random_net):
     pixel = np.full((1, 1, 3), 0.5)
     assert ircdeblur.deblur(pixel).shape == (1, 1, 3)
     assert ircdeblur.deconvolve(pixel, psf=PSF, noise=0.01).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_white_pictures_and_white_patches(method):
+    """Saturated pixels are left out, and what is left is restored; of a white picture nothing is."""
+    white = np.ones((40, 44, 3))
+    np.testing.assert_allclose(ircdeblur.deconvolve(white, psf=PSF, method=method), white, atol=0.02)
+    patch = np.full((60, 64, 3), 0.3, dtype=np.float32)
+    patch[20:40, 24:44] = 1.0
+    blurred = ircdeblur.blur(patch, psf=PSF)
+    # Only noise-free filters overshoot the flat parts, by a few per cent of the step.
+    assert np.abs(ircdeblur.deconvolve(blurred, psf=PSF, method=method, noise=0.005)[:10] - 0.3).max() < 0.1

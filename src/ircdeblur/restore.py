@@ -236,6 +236,7 @@ def _restore(
         x = srgb_to_linear(x.clamp(0, 1))
     sigma = estimate_noise(x) if noise is None else noise
     shape = (x.shape[-2], x.shape[-1])
+    mask = unsaturated(x)
     uniform = None if psf is None else UniformBlur(torch.from_numpy(psf).to(x), boundary="extended")
 
     def window(rows: slice, columns: slice) -> torch.Tensor:
@@ -249,7 +250,10 @@ def _restore(
                 return x[..., rows, columns]
             blur = MotionBlur(part.contiguous(), boundary="extended")
         y = x[..., rows, columns]
-        return run_solver(y, blur, sigma, method, settings, unsaturated(y)).x
+        counts = None if mask is None else mask[..., rows, columns]
+        if counts is not None and not counts.any():
+            return y  # white all over: there is nothing to go by
+        return run_solver(y, blur, sigma, method, settings, counts).x
 
     restored = _in_tiles(window, shape, tile, progress)
     return linear_to_srgb(restored.clamp(0, 1)) if linear_light else restored
