@@ -490,3 +490,27 @@ def test_constants_stay():
     for interpolation in INTERPOLATIONS:
         y = MotionBlur(motion, "reflect", interpolation).A(torch.ones(1, 1, 15, 16))
         torch.testing.assert_close(y, torch.ones_like(y), rtol=0, atol=1e-5)
+
+
+def test_taps_are_the_weights_that_are_not_zero():
+    motion = torch.tensor([[[5.0, 0.0], [0.0, 0.0], [0.0, 3.0]]])
+    # Five in a row; one; three in a column.
+    assert MotionBlur(motion).taps == 9
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_any_number_of_channels(channels):
+    """Products are made of four columns at a time; each channel is blurred as if it were alone."""
+    motion = torch.tensor([4.0, -2.0], dtype=torch.float64).expand(9, 10, 2).contiguous()
+    blur = MotionBlur(motion)
+    my, mx = blur.margin
+    x = torch.rand(
+        2, channels, 9 + 2 * my, 10 + 2 * mx, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    y = blur.A(x)
+    assert y.is_contiguous()
+    for b in range(2):
+        for c in range(channels):
+            torch.testing.assert_close(y[b : b + 1, c : c + 1], blur.A(x[b : b + 1, c : c + 1]))
+            alone = blur.A_adjoint(y[b : b + 1, c : c + 1])
+            torch.testing.assert_close(blur.A_adjoint(y)[b : b + 1, c : c + 1], alone)
