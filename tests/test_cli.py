@@ -689,15 +689,13 @@ def test_even_kernel_is_padded_and_that_is_said(call, tmp_path, sharp):
     assert call(*arguments, "--quiet") == (0, "", "")
 
 
-def test_motions_beyond_the_filters_are_said(call, tmp_path, sharp):
+def test_motions_beyond_the_bank_are_undone_too(call, tmp_path, sharp):
+    """The bank ends at 35 px; its spectra only guide the solvers, which use the very blur."""
     path = tmp_path / "m.npz"
     write_motion(path, np.broadcast_to(np.float32([0, 40]), (HEIGHT, WIDTH, 2)))
     arguments = ("deconvolve", sharp, "-o", tmp_path / "out.png", "--motion", path, "--overwrite")
-    outcome = call(*arguments)
-    assert outcome.code == 1
-    assert outcome.err.startswith("error: the motion is up to 40.0 px long")
-    assert outcome.err.count("\n") == 1
-    assert call(*arguments, "--method", "cg").err == ""
+    for method in ("irc-mm", "irc", "cg"):
+        assert call(*arguments, "--method", method)[::2] == (0, "")
 
 
 def test_warnings_of_the_package_are_notes_and_others_are_dropped(call, tmp_path, sharp, monkeypatch):
