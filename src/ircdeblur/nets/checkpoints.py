@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,21 +18,32 @@ from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
 
 MOTION_NET = "motion-net.safetensors"
 
+Net = TypeVar("Net", bound=torch.nn.Module)
+
 
 def weights_folder() -> Path:
     """Return the folder of the weights that came with the package."""
     return Path(str(resources.files("ircdeblur") / "weights"))
 
 
-def save_motion_net(
-    net: MotionNet, path: str | Path, summary: dict[str, Any] | None = None, half: bool = False
+def save_weights(
+    net: torch.nn.Module,
+    kind: str,
+    config: dict[str, Any],
+    path: str | Path,
+    summary: dict[str, Any] | None = None,
+    half: bool = False,
 ) -> None:
-    """Write a Motion-Net with its configuration and a summary of its training into one safetensors file.
+    """Write a network with its configuration and a summary of its training into one safetensors file.
 
     Parameters
     ----------
-    net : MotionNet
+    net : module
         The network.
+    kind : str
+        Says on reading which network it is.
+    config : dict
+        What it takes to build the network.
     path : path
         The file; it is overwritten.
     summary : dict, optional
@@ -40,66 +52,94 @@ def save_motion_net(
         Store float16: half the size, errors of 0.05 % of each weight.
     """
     state = {name: (t.half() if half else t).detach().cpu().contiguous() for name, t in net.state_dict().items()}
-    metadata = {
-        "network": "motion-net",
-        "config": json.dumps(asdict(net.config)),
-        "summary": json.dumps(summary or {}),
-    }
+    metadata = {"network": kind, "config": json.dumps(config), "summary": json.dumps(summary or {})}
     save_file(state, str(path), metadata=metadata)
 
 
-def load_motion_net(path: str | Path | None = None) -> MotionNet:
-    """Read a Motion-Net, in float32, ready for use (``eval`` mode).
+def load_weights(
+    path: str | Path, kind: str, name: str, build: Callable[[dict[str, Any]], Net]
+) -> tuple[Net, dict[str, Any]]:
+    """Read a network that `save_weights` wrote, in float32, ready for use (``eval`` mode).
 
     Parameters
     ----------
-    path : path, optional
-        The file; by default the weights that came with the package.
+    path : path
+        The file.
+    kind : str
+        Which network it has to be.
+    name : str
+        What messages call it.
+    build : callable
+        Makes the network from its configuration.
+
+    Returns
+    -------
+    net : module
+        The network.
+    summary : dict
+        Of its training.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is not a Motion-Net or its tensors do not fit the configuration that it states.
+        If the file is not such a network or its tensors do not fit the configuration that it states.
     """
-    path = Path(path) if path is not None else weights_folder() / MOTION_NET
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights: {path}")
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict.
+            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a dict.
     except SafetensorError as error:
         raise ValueError(f"not a readable safetensors file: {path} ({error})") from error
-    if metadata.get("network") != "motion-net":
-        raise ValueError(f"not the weights of a Motion-Net: {path}")
-    config: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["config"]).items()
-    }
-    net = MotionNet(MotionNetConfig(**config))
+    if metadata.get("network") != kind:
+        raise ValueError(f"not the weights of a {name}: {path}")
+    config = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["config"]).items()}
+    net = build(config)
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"weights do not fit their configuration: {path}") from error
-    return net.eval()
+    return net.eval(), json.loads(metadata.get("summary", "{}"))
+
+
+def save_motion_net(
+    net: MotionNet, path: str | Path, summary: dict[str, Any] | None = None, half: bool = False
+) -> None:
+    """Write a Motion-Net; see `save_weights`."""
+    save_weights(net, "motion-net", asdict(net.config), path, summary, half)
+
+
+def load_motion_net(path: str | Path | None = None) -> MotionNet:
+    """Read a Motion-Net, by default from the weights that came with the package; see `load_weights`."""
+    path = path if path is not None else weights_folder() / MOTION_NET
+    return load_weights(path, "motion-net", "Motion-Net", lambda config: MotionNet(MotionNetConfig(**config)))[0]
 
 
 def describe_weights() -> list[dict[str, Any]]:
     """Return file name, sha256, size in bytes and training summary of each file of weights in the package."""
     found = []
     for path in sorted(weights_folder().glob("*.safetensors")):
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
         found.append(
             {
                 "file": path.name,
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
                 "bytes": path.stat().st_size,
-                "summary": json.loads(metadata.get("summary", "{}")),
+                "summary": training_summary(path),
             }
         )
     return found
+
+
+def training_summary(path: str | Path | None = None) -> dict[str, Any]:
+    """Return what a file of weights, by default the package's Motion-Net, says of its training."""
+    path = path if path is not None else weights_folder() / MOTION_NET
+    with safe_open(str(path), framework="pt") as file:
+        summary: dict[str, Any] = json.loads((file.metadata() or {}).get("summary", "{}"))
+    return summary
 
 
 def parameter_count(module: torch.nn.Module) -> int:
