@@ -461,8 +461,8 @@ def test_train_without_its_libraries(call, tmp_path, monkeypatch):
 def test_reproduce(call, tmp_path, monkeypatch):
     asked = []
 
-    def pretend(name, data, out, quick=False, photos=None, config=None):
-        asked.append((name, data, out, quick, config))
+    def pretend(name, data, out, quick=False, photos=None, config=None, baselines=None):
+        asked.append((name, data, out, quick, config, baselines))
         (out / f"{name}.md").write_text("old")
         return "| a | b |"
 
@@ -470,7 +470,7 @@ def test_reproduce(call, tmp_path, monkeypatch):
     out = tmp_path / "new" / "tables"
     arguments = ("reproduce", "table1", "--data", tmp_path, "--quick", "-o", out)
     assert call(*arguments) == (0, "| a | b |\n", "")
-    assert asked == [("table1", tmp_path, out, True, None)]
+    assert asked == [("table1", tmp_path, out, True, None, None)]
     failed(call(*arguments), "exists", out / "table1.md", "--overwrite")
     failed(call("reproduce", "all", "--data", tmp_path, "-o", out), out / "table1.md")
     assert len(asked) == 1
@@ -483,6 +483,16 @@ def test_reproduce_with_a_configuration(call, tmp_path):
     failed(call("reproduce", "table1", *arguments), "no such file", tmp_path / "c.yaml")
     (tmp_path / "c.yaml").write_text("photoz: 3\n")
     failed(call("reproduce", "table1", *arguments), "unknown key photoz", tmp_path / "c.yaml")
+
+
+def test_reproduce_with_baselines(call, tmp_path, monkeypatch):
+    arguments = ("--data", tmp_path, "-o", tmp_path / "out", "--baselines")
+    failed(call("reproduce", "table1", *arguments, tmp_path), "--baselines is for table2", code=2)
+    failed(call("reproduce", "table2", *arguments, tmp_path / "none"), "no such folder", tmp_path / "none")
+    asked = []
+    monkeypatch.setattr(experiments, "run", lambda *given: asked.append(given[-1]) or "")
+    assert call("reproduce", "table2", *arguments, tmp_path).code == 0
+    assert asked == [tmp_path]
 
 
 # --------------------------------------------------------------------------------------------- several inputs

@@ -10,6 +10,7 @@ import skimage.data
 import skimage.io
 import torch
 
+from ircdeblur import experiments, restore
 from ircdeblur.experiments import motion_baselines, motion_representations
 from ircdeblur.experiments.motion_baselines import fcn, patch, smoothing
 from ircdeblur.experiments.motion_baselines.fcn import FcnNet
@@ -378,6 +379,43 @@ def test_training_end_to_end(tmp_path, name, capsys):
 
 
 # ------------------------------------------------------------------------------------------------------- tables
+
+
+def test_table2_takes_the_baselines_in(tmp_path, monkeypatch):
+    (tmp_path / "voc-test").mkdir()
+    skimage.io.imsave(tmp_path / "voc-test" / "000.png", skimage.data.astronaut()[:200, :220])
+    package = tmp_path / "package"
+    package.mkdir()
+    motion_net = MotionNet(TINY)
+    checkpoints.save_motion_net(motion_net, package / checkpoints.MOTION_NET, {"crops": 12, "seconds": 90})
+    monkeypatch.setattr(checkpoints, "weights_folder", lambda: package)
+    restore._motion_net.cache_clear()
+    net = patch_net()
+    weights = motion_baselines.weights_path(tmp_path, "patch")
+    weights.parent.mkdir()
+    motion_baselines.save("patch", net, weights, {"crops": 34, "seconds": 180})
+    text = experiments.run("table2", tmp_path, tmp_path / "out", quick=True, baselines=tmp_path)
+    restore._motion_net.cache_clear()
+    # A mean of one picture and its median are the same figure.
+    rows = {}
+    for line in text.splitlines():
+        cells = [c.strip() for c in line.strip("|").split("|")]
+        rows.setdefault(cells[0], []).append(cells[1:])
+    for name, size, training in (
+        ("Motion-Net, raw", parameter_count(motion_net), "2 min, 12 crops"),
+        ("CNN-Patch-like", parameter_count(net), "3 min, 34 crops"),
+        (motion_baselines.SPECTRAL, "", ""),
+    ):
+        means, details = rows[name]
+        assert [float(f) for f in means[:2]] == pytest.approx([float(f) for f in details[:2]], abs=0.01)
+        assert details[2:] == [str(size), training]
+        assert means[-1] == "2"
+    assert "FCN-like" not in rows
+    summary = (tmp_path / "out" / "table2-summary.csv").read_text()
+    assert ",CNN-Patch-like,median MSE severe," in summary
+    # A uniform answer of nothing is worse than the spectra.
+    spectral, none = (float(rows[name][0][1].split(" ")[0]) for name in (motion_baselines.SPECTRAL, "no motion"))
+    assert spectral < none
 
 
 def test_representations_end_to_end(tmp_path, capsys):

@@ -586,6 +586,10 @@ def reproduce(
         Path | None,
         typer.Option("--config", metavar="FILE", help="Another configuration than the table's own (table1, table3)."),
     ] = None,
+    baselines: Annotated[
+        Path | None,
+        typer.Option("--baselines", metavar="DIR", help="Folder of trained baselines of motion estimation (table2)."),
+    ] = None,
     overwrite: OVERWRITE = False,
 ) -> int:
     """Repeat an experiment of the paper.
@@ -600,6 +604,10 @@ def reproduce(
         raise UsageError(f"--config is for {' and '.join(experiments.CONFIGURED)}, not for {experiment.value}")
     if config is not None and not config.is_file():
         raise ImageFileError("no such file", config, "check the name")
+    if baselines is not None and experiment.value not in ("table2", "all"):
+        raise UsageError(f"--baselines is for table2, not for {experiment.value}")
+    if baselines is not None and not baselines.is_dir():
+        raise ImageFileError("no such folder", baselines, "check the name")
     data = _data(data)
     make_folder(out)
     for path in experiments.outputs(experiment.value, out):
@@ -608,7 +616,7 @@ def reproduce(
     from ircdeblur.experiments.config import ConfigError
 
     try:
-        text = experiments.run(experiment.value, data, out, quick, photos, config)
+        text = experiments.run(experiment.value, data, out, quick, photos, config, baselines)
     except ConfigError as error:
         if config is None:
             raise

@@ -21,7 +21,13 @@ CONFIGURED = ("table1", "table3")
 
 
 def run(
-    name: str, data: Path, out: Path, quick: bool = False, photos: int | None = None, config: Path | None = None
+    name: str,
+    data: Path,
+    out: Path,
+    quick: bool = False,
+    photos: int | None = None,
+    config: Path | None = None,
+    baselines: Path | None = None,
 ) -> str:
     """Run one experiment, or "all", and return its report as Markdown.
 
@@ -39,6 +45,8 @@ def run(
         Take the first so many photographs only.
     config : path, optional
         Configuration of one of `CONFIGURED`, in place of its own in ``configs/``.
+    baselines : path, optional
+        Folder in which `ircdeblur.experiments.motion_baselines` has trained, for more rows of Table 2.
 
     Raises
     ------
@@ -58,7 +66,8 @@ def run(
             out.mkdir(parents=True, exist_ok=True)
             report = module.run(Path(data), out, quick, photos, config)
         else:
-            report = module.run(Path(data), quick, photos)
+            more = {"baselines": baselines} if one == "table2" else {}
+            report = module.run(Path(data), quick, photos, **more)
             out.mkdir(parents=True, exist_ok=True)
         # What the heading says of the protocol is the full one; this run may have taken fewer.
         number = len({row["photo"] for row in report.rows})
