@@ -89,7 +89,7 @@ class PatchNetConfig:
 
 @dataclass(frozen=True)
 class PatchSettings:
-    """How the patches' answers become a field; chosen on the validation photographs.
+    """How the patches' answers become a field; chosen on ten validation pictures with a network trained for 9 minutes.
 
     Attributes
     ----------
@@ -99,9 +99,9 @@ class PatchSettings:
         See `smoothing.smooth`.
     """
 
-    trust: float = 0.3
-    strength: float = 0.02
-    limit: float = 12.0
+    trust: float = 1.0
+    strength: float = 0.3
+    limit: float = 25.0
     radius: float = 8.0
 
 
