@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ircdeblur.motion import from_double_angle, to_double_angle, to_polar
 from ircdeblur.nets.layers import AtrousPyramid, ChannelNorm, ResidualBlock
 
 STRIDE = 8
 """Output stride of the network, as DeepLab's."""
+
+LENGTH_UNIT = 16.0
+"""Pixels to which the network's lengths are relative."""
 
 
 def half_circle(lags: dict[int, int]) -> list[tuple[int, int]]:
@@ -25,14 +30,18 @@ def half_circle(lags: dict[int, int]) -> list[tuple[int, int]]:
     return list(shifts)
 
 
-FULL_SHIFTS = half_circle({1: 4, 2: 8, 4: 8, 7: 12, 11: 16})
+FULL_SHIFTS = half_circle({1: 4, 2: 8, 3: 8, 5: 12, 7: 16, 9: 16, 11: 18})
 """Shifts in pixels at which the picture is compared with itself."""
 
-HALF_SHIFTS = half_circle({8: 18, 10: 18, 13: 18, 17: 18})
-"""Shifts in pixels of the half-size picture."""
+HALF_SHIFTS = half_circle({lag: 16 if lag < 8 else 20 for lag in range(5, 19)})
+"""Shifts in pixels of the half-size picture. Two pixels of the whole one apart along each direction, as the length shows
+in the second difference: the autocorrelation of a blurred picture's gradients falls in a straight line and has its knee
+at the length of the motion."""
 
 
-def autocorrelation(dx: torch.Tensor, dy: torch.Tensor, shifts: list[tuple[int, int]], cell: int) -> torch.Tensor:
+def autocorrelation(
+    dx: torch.Tensor, dy: torch.Tensor, shifts: list[tuple[int, int]], cell: int, step: int = 1
+) -> torch.Tensor:
     """Return the mean product of gradients a shift apart, in cells.
 
     A picture's own gradients decorrelate within a pixel or two; the motion draws them out into a ridge along its
@@ -46,23 +55,30 @@ def autocorrelation(dx: torch.Tensor, dy: torch.Tensor, shifts: list[tuple[int, 
         The first factor lies half the shift behind the cell's pixel, the second half of it ahead.
     cell : int
         Side of the square cells in pixels; H and W are multiples of it.
+    step : int
+        Average over every so many pixels of every so many rows; it divides the cell.
 
     Returns
     -------
     means : (B, len(shifts), H / cell, W / cell) tensor
     """
-    height, width = dx.shape[-2:]
+    height, width = (n // step for n in dx.shape[-2:])
     reach = (max(max(abs(x), abs(y)) for x, y in shifts) + 1) // 2
-    gradients = [F.pad(g, (reach,) * 4) for g in (dx, dy)]
+    # Pixels a step apart side by side in memory.
+    phases = [
+        [[F.pad(g, (reach,) * 4)[..., i::step, j::step].contiguous() for j in range(step)] for i in range(step)]
+        for g in (dx, dy)
+    ]
 
-    def moved(g: torch.Tensor, x: int, y: int) -> torch.Tensor:
-        return g[..., reach + y : reach + y + height, reach + x : reach + x + width]
+    def moved(phase: list[list[torch.Tensor]], x: int, y: int) -> torch.Tensor:
+        (y, i), (x, j) = divmod(reach + y, step), divmod(reach + x, step)
+        return phase[i][j][..., y : y + height, x : x + width]
 
     means = []
     for x, y in shifts:
         behind, ahead = (-(x // 2), -(y // 2)), (x - x // 2, y - y // 2)
-        along_x, along_y = (moved(g, *behind) * moved(g, *ahead) for g in gradients)
-        means.append(F.avg_pool2d(along_x + along_y, cell))
+        along_x, along_y = (moved(g, *behind) * moved(g, *ahead) for g in phases)
+        means.append(F.avg_pool2d(along_x.add_(along_y), cell // step))
     return torch.cat(means, dim=1)
 
 
@@ -82,6 +98,9 @@ class MotionNetConfig:
         Channels of the atrous pyramid.
     rates : tuple of int
         Its dilation rates.
+    output : {"double", "polar", "vector"}
+        What is regressed: the double-angle vector; length and angle as in the paper, which jumps at 180 degrees; the
+        vector in the half plane, which jumps at its border. The last two are there to be compared with.
     """
 
     stem: int = 12
@@ -89,6 +108,18 @@ class MotionNetConfig:
     blocks: tuple[int, int, int] = (1, 1, 4)
     pyramid: int = 80
     rates: tuple[int, ...] = (1, 3, 6, 9)
+    output: Literal["double", "polar", "vector"] = "double"
+
+    def __post_init__(self) -> None:
+        if self.output not in ("double", "polar", "vector"):
+            raise ValueError(f"output must be 'double', 'polar' or 'vector', got {self.output!r}")
+
+
+SIZES = {
+    "small": MotionNetConfig(),
+    "base": MotionNetConfig(stem=16, widths=(32, 64, 128), blocks=(1, 2, 6), pyramid=112),
+}
+"""The two sizes that are shipped."""
 
 
 class MotionNet(nn.Module):
@@ -113,7 +144,6 @@ class MotionNet(nn.Module):
 
     ENERGY_WINDOW = 31
     ENERGY_FLOOR = 0.004
-    LENGTH_UNIT = 16.0
     WINDOWS = (5, 11)
     """Sides, in cells of 8 pixels, of the windows in which the autocorrelation is averaged."""
 
@@ -160,9 +190,12 @@ class MotionNet(nn.Module):
         """
         half = self.normalised_gradients(F.avg_pool2d(luma, 2), self.ENERGY_WINDOW // 4 * 2 + 1)[:2]
         features = []
-        for gradients, shifts, cell in (((dx, dy), FULL_SHIFTS, STRIDE), (half, HALF_SHIFTS, STRIDE // 2)):
+        for gradients, shifts, cell, step in (
+            ((dx, dy), FULL_SHIFTS, STRIDE, 2),
+            (half, HALF_SHIFTS, STRIDE // 2, 1),
+        ):
             gx, gy = (g.clamp(-3, 3) for g in gradients)
-            raw = autocorrelation(gx, gy, [(0, 0), *shifts], cell)
+            raw = autocorrelation(gx, gy, [(0, 0), *shifts], cell, step)
             for window in self.WINDOWS:
                 mean = F.avg_pool2d(raw, window, 1, window // 2, count_include_pad=False)
                 # Scaled to about unit variance.
@@ -180,7 +213,7 @@ class MotionNet(nn.Module):
         Returns
         -------
         grid : (B, 3, H / 8, W / 8) float32 tensor
-            Double-angle vector in units of 16 pixels, and the logarithm of the Laplace scale of its error.
+            Two values of the motion (see `encode`), and the logarithm of the Laplace scale of their error.
         """
         if image.shape[1] == 3:
             luma = (image * image.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)).sum(1, keepdim=True)
@@ -223,6 +256,31 @@ class MotionNet(nn.Module):
         grid = self.forward_grid(image)
         full = F.interpolate(grid, scale_factor=STRIDE, mode="bilinear", align_corners=False)
         full = full[..., :height, :width]
-        double = (full[:, :2] * self.LENGTH_UNIT).permute(0, 2, 3, 1)
+        double = decode(full[:, :2].permute(0, 2, 3, 1), self.config.output)
         # A two-dimensional Laplace density of scale b has the mean error 2 b.
-        return double, 2 * self.LENGTH_UNIT * torch.exp(full[:, 2])
+        return double, 2 * LENGTH_UNIT * torch.exp(full[:, 2])
+
+
+def encode(double: torch.Tensor, output: str) -> torch.Tensor:
+    """Return what a network of the given output is to answer for double-angle vectors (..., 2) in pixels.
+
+    For "double" the vector itself, for "vector" the canonical motion vector, both in units of 16 pixels; for "polar"
+    the length in these units and the angle from -1 to 1 for 0 to 180 degrees.
+    """
+    if output == "double":
+        return double / LENGTH_UNIT
+    vector = from_double_angle(double)
+    if output == "vector":
+        return vector / LENGTH_UNIT
+    length, angle = to_polar(vector)
+    return torch.stack((length / LENGTH_UNIT, angle / 90 - 1), -1)
+
+
+def decode(values: torch.Tensor, output: str) -> torch.Tensor:
+    """Return the double-angle vectors in pixels that a network's values (..., 2) mean; the inverse of `encode`."""
+    if output == "double":
+        return values * LENGTH_UNIT
+    if output == "vector":
+        return to_double_angle(values * LENGTH_UNIT)
+    length, turn = values[..., 0].clamp(min=0) * LENGTH_UNIT, math.pi * (values[..., 1] + 1)
+    return torch.stack((length * torch.cos(turn), length * torch.sin(turn)), -1)

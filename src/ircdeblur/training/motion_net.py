@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
@@ -21,16 +22,17 @@ import numpy as np
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from ircdeblur.data.camera import camera_shake
 from ircdeblur.data.photos import LUMA, LumaPhotos, list_photos, load_photo
-from ircdeblur.data.synthesis import PairSettings, SyntheticPairs, line_blur
+from ircdeblur.data.synthesis import Pairs, PairSettings, SyntheticPairs, disc_blur, line_blur
 from ircdeblur.metrics import motion_mse
-from ircdeblur.motion import from_double_angle, to_double_angle
+from ircdeblur.motion import from_double_angle, to_double_angle, to_polar
 from ircdeblur.nets.checkpoints import parameter_count, save_motion_net
-from ircdeblur.nets.motion_net import STRIDE, MotionNet, MotionNetConfig
+from ircdeblur.nets.motion_net import STRIDE, MotionNet, MotionNetConfig, encode
 
 SEVERITIES = {"moderate": 21.0, "severe": 35.0}
 """Longest motion in pixels of the two kinds of test pictures."""
@@ -114,76 +116,141 @@ def parse_time(text: str) -> float:
     return float(timedelta(hours=hours, minutes=minutes, seconds=seconds).total_seconds())
 
 
-def motion_loss(grid: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
-    """Robust size of the double-angle error, plus the Laplace likelihood of its scale.
+Loss = Callable[[Any, Pairs], torch.Tensor]
+"""Loss of a network on a batch of pairs."""
+
+Save = Callable[[Any, Path, dict[str, Any]], None]
+"""Writes a network with a summary of its training."""
+
+
+def motion_loss(net: MotionNet, pairs: Pairs) -> torch.Tensor:
+    """Robust size of the vectors' error, plus the Laplace likelihood of its scale.
 
     The likelihood is not asked to move the vectors: it would weigh them by the inverse of their scale, and the first
-    thing that a network learns, which pictures are still, would then hold all vectors at zero.
-
-    Parameters
-    ----------
-    grid : (B, 3, h, w) tensor
-        Raw output of `MotionNet.forward_grid`.
-    motion : (B, 8 h, 8 w, 2) tensor
-        True motion in pixels.
+    thing that a network learns, which pictures are still, would then hold all vectors at zero. Where the blur is no
+    motion the answer is to be none, with an error of `UNKNOWN`.
     """
-    target = to_double_angle(motion).permute(0, 3, 1, 2) / MotionNet.LENGTH_UNIT
-    target = F.avg_pool2d(target, STRIDE)
-    squared = ((grid[:, :2] - target) ** 2).sum(1)
+    grid = net.forward_grid(pairs.blurred)
+    double = F.avg_pool2d(to_double_angle(pairs.motion).permute(0, 3, 1, 2), STRIDE).permute(0, 2, 3, 1)
+    target = encode(double, net.config.output)
+    known = F.avg_pool2d(pairs.known[:, None], STRIDE)[:, 0]
+    squared = ((grid[:, :2].permute(0, 2, 3, 1) - target) ** 2).sum(-1)
     robust = torch.sqrt(squared + ROBUST**2) - ROBUST
     log_scale = grid[:, 2].clamp(-5.0, 3.0)
     likelihood = torch.sqrt(squared.detach() + 1e-6) * torch.exp(-log_scale) + 2 * log_scale
-    return (robust + 0.1 * likelihood).mean()
+    unsure = (log_scale - math.log(UNKNOWN)).abs()
+    return (robust + 0.1 * torch.lerp(unsure, likelihood, known)).mean()
 
 
 ROBUST = 0.25
 """Errors above this (in units of 16 px) count by their size, smaller ones by their square."""
 
+UNKNOWN = 0.5
+"""Laplace scale (in units of 16 px) that a network is to state where the blur is no motion."""
+
+LENGTH_CLASSES = {"short": (3.0, 10.0), "medium": (10.0, 20.0), "long": (20.0, 36.0)}
+"""Lengths in pixels by which the errors of the angle are told apart."""
+
 
 class ValidationPictures:
-    """Whole pictures with camera shake, moderate and severe, noise 1 %; the same for everyone."""
+    """Whole pictures with camera shake, moderate and severe, then sharp and out of focus; the same for everyone.
 
-    def __init__(self, folder: Path, count: int = 24, seed: int = 1234):
+    Noise is 1 %.
+    """
+
+    def __init__(self, folder: Path, count: int = 24, still: int = 8, seed: int = 1234):
         self.items: list[tuple[str, torch.Tensor, np.ndarray]] = []
-        paths = list_photos(folder)[:count]
-        for i, path in enumerate(paths):
-            luma = torch.from_numpy((load_photo(path) @ np.array(LUMA) / 255).astype(np.float32))[None, None]
+        kinds = [list(SEVERITIES)[i % 2] for i in range(count)] + [("sharp", "defocus")[i % 2] for i in range(still)]
+        paths = list_photos(folder)
+        for i, kind in enumerate(kinds):
+            photo = load_photo(paths[i % len(paths)])
+            luma = torch.from_numpy((photo @ np.array(LUMA) / 255).astype(np.float32))[None, None]
             margin = 18
             shape = (luma.shape[-2] - 2 * margin, luma.shape[-1] - 2 * margin)
-            severity = list(SEVERITIES)[i % 2]
             rng = np.random.default_rng([seed, i])
-            motion = camera_shake(shape, SEVERITIES[severity] * rng.uniform(0.5, 1.0), rng)
-            blurred = line_blur(luma, torch.from_numpy(motion)[None], 36)
+            motion = np.zeros((*shape, 2), np.float32)
+            if kind in SEVERITIES:
+                motion = camera_shake(shape, SEVERITIES[kind] * rng.uniform(0.5, 1.0), rng)
+                blurred = line_blur(luma, torch.from_numpy(motion)[None], 36)
+            elif kind == "defocus":
+                radius = torch.tensor([rng.uniform(1.5, 5.0)])
+                cut = margin - math.floor(float(radius) + 1)
+                blurred = disc_blur(luma[..., cut:-cut, cut:-cut], radius)
+            else:
+                blurred = luma[..., margin:-margin, margin:-margin]
             noise = torch.from_numpy(rng.normal(0, 0.01, blurred.shape).astype(np.float32))
-            self.items.append((severity, ((blurred + noise).clamp(0, 1) * 255).round() / 255, motion))
+            self.items.append((kind, ((blurred + noise).clamp(0, 1) * 255).round() / 255, motion))
 
     @torch.no_grad()
-    def evaluate(self, net: MotionNet, device: torch.device) -> dict[str, float]:
-        """Return the mean motion MSE of each severity and the median over all pictures."""
-        errors: dict[str, list[float]] = {severity: [] for severity in SEVERITIES}
-        for severity, blurred, motion in self.items:
-            double, _ = net(blurred.to(device))
-            errors[severity].append(motion_mse(from_double_angle(double[0]).float().cpu().numpy(), motion))
-        result = {severity: float(np.mean(values)) for severity, values in errors.items()}
-        return {**result, "median": float(np.median([e for values in errors.values() for e in values]))}
+    def evaluate(self, net: Callable[[torch.Tensor], Any], device: torch.device) -> dict[str, float]:
+        """Return figures of the raw answers of a network.
+
+        Returns
+        -------
+        figures : dict
+            ``moderate``, ``severe``: mean motion MSE; ``median``: of the MSE, over both. ``epe``: mean end-point error,
+            pixels. ``angle_short``, ``angle_medium``, ``angle_long``: median error of the angle, degrees. ``aligned``:
+            share of the pixels with an angle within 10 degrees, among those of 7 px and more in the more confident half
+            of each picture. ``calibration``: mean error of the double-angle vector over the mean stated one.
+            ``sharp``, ``defocus``: median over the pictures of the median length found; ``doubt``: mean stated error in
+            the out-of-focus pictures, pixels.
+        """
+        mse: dict[str, list[float]] = {severity: [] for severity in SEVERITIES}
+        epe, real, stated, doubt = [], [], [], []
+        angles: dict[str, list[np.ndarray]] = {name: [] for name in LENGTH_CLASSES}
+        aligned: list[np.ndarray] = []
+        still: dict[str, list[float]] = {"sharp": [], "defocus": []}
+        for kind, blurred, motion in self.items:
+            double, scale = (t[0].float().cpu() for t in net(blurred.to(device)))
+            found = from_double_angle(double).numpy()
+            if kind not in SEVERITIES:
+                still[kind].append(float(np.median(to_polar(found)[0])))
+                if kind == "defocus":
+                    doubt.append(float(scale.mean()))
+                continue
+            mse[kind].append(motion_mse(found, motion))
+            plus, minus = (np.hypot(*np.moveaxis(found - m, -1, 0)) for m in (motion, -motion))
+            epe.append(float(np.minimum(plus, minus).mean()))
+            real.append(float(np.hypot(*np.moveaxis(double.numpy() - to_double_angle(motion), -1, 0)).mean()))
+            stated.append(float(scale.mean()))
+            (length, angle), (_, own) = to_polar(motion), to_polar(found)
+            turn = np.abs((own - angle + 90) % 180 - 90)
+            for name, (low, high) in LENGTH_CLASSES.items():
+                angles[name].append(turn[(length >= low) & (length < high)])
+            sure = (scale <= scale.median()).numpy() & (length >= 7)
+            aligned.append(turn[sure] <= 10)
+
+        def median(parts: list[np.ndarray]) -> float:
+            together = np.concatenate(parts)
+            return float(np.median(together)) if len(together) else math.nan
+
+        return {
+            **{severity: float(np.mean(values)) for severity, values in mse.items()},
+            "median": float(np.median([e for values in mse.values() for e in values])),
+            "epe": float(np.mean(epe)),
+            **{f"angle_{name}": median(parts) for name, parts in angles.items()},
+            "aligned": float(np.concatenate(aligned).mean()),
+            "calibration": float(np.sum(real) / np.sum(stated)),
+            **{kind: float(np.median(values)) for kind, values in still.items()},
+            "doubt": float(np.mean(doubt)),
+        }
 
 
-class MotionNetModule(lightning.LightningModule):
-    """Motion-Net, its loss, and its schedule."""
+class MotionModule(lightning.LightningModule):
+    """A network that finds motion, its loss, and its schedule."""
 
-    def __init__(self, config: TrainingConfig, pictures: ValidationPictures):
+    def __init__(self, net: nn.Module, loss: Loss, config: TrainingConfig, pictures: ValidationPictures):
         super().__init__()
         self.config, self.pictures = config, pictures
-        self.net = MotionNet(config.network)
+        self.net, self.loss = net, loss
         self.seconds = 0.0
         self.crops = 0
         self._tick: float | None = None
 
-    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> torch.Tensor:
+    def training_step(self, batch: Pairs, index: int) -> torch.Tensor:
         """Return the loss of one batch."""
-        blurred, motion = batch
-        loss = motion_loss(self.net.forward_grid(blurred), motion)
-        self.crops += len(blurred)
+        loss = self.loss(self.net, batch)
+        self.crops += len(batch.blurred)
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
@@ -234,12 +301,12 @@ class MotionNetModule(lightning.LightningModule):
 class ExportAndLog(Callback):
     """After each validation: the weights as safetensors, and a line in ``log.csv``."""
 
-    def __init__(self, folder: Path, summary: dict[str, Any]):
-        self.folder, self.summary = folder, summary
+    def __init__(self, weights: Path, save: Save, summary: dict[str, Any]):
+        self.weights, self.save, self.summary = weights, save, summary
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Write both."""
-        if trainer.sanity_checking or not isinstance(module, MotionNetModule):
+        if trainer.sanity_checking or not isinstance(module, MotionModule):
             return
         figures = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()}
         row = {
@@ -248,7 +315,7 @@ class ExportAndLog(Callback):
             "seconds": round(module.seconds),
             **figures,
         }
-        log = self.folder / "log.csv"
+        log = self.weights.with_name("log.csv")
         new = not log.exists()
         with log.open("a", newline="") as file:
             writer = csv.DictWriter(
@@ -258,9 +325,9 @@ class ExportAndLog(Callback):
                 writer.writeheader()
             writer.writerow({k: row.get(k, "") for k in writer.fieldnames})
         print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
-        temporary = self.folder / "motion-net.safetensors.part"
-        save_motion_net(module.net, temporary, {**self.summary, **row})
-        os.replace(temporary, self.folder / "motion-net.safetensors")
+        temporary = self.weights.with_suffix(".part")
+        self.save(module.net, temporary, {**self.summary, **row})
+        os.replace(temporary, self.weights)
 
 
 def train_motion_net(
@@ -272,16 +339,43 @@ def train_motion_net(
     command: str = "",
     progress: bool = True,
 ) -> Path:
-    """Train a Motion-Net.
+    """Train a Motion-Net; see `fit` for the parameters and what is returned."""
+    lightning.seed_everything(config.seed, verbose=False)
+    net = MotionNet(config.network)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights = out / "motion-net.safetensors"
+    return fit(net, motion_loss, save_motion_net, config, data, weights, max_time, resume, command, progress)
+
+
+def fit(
+    net: nn.Module,
+    loss: Loss,
+    save: Save,
+    config: TrainingConfig,
+    data: Path,
+    weights: Path,
+    max_time: str | None = None,
+    resume: Path | None = None,
+    command: str = "",
+    progress: bool = True,
+) -> Path:
+    """Train a network that finds motion.
 
     Parameters
     ----------
+    net : module
+        Answers a batch of luminance (B, 1, H, W) with double-angle vectors (B, H, W, 2) and the expected size of their
+        error (B, H, W), in pixels.
+    loss : callable
+        Of the network and a batch of `Pairs`.
+    save : callable
+        Writes the network to a path, with a summary.
     config : TrainingConfig
-        The run.
+        The run; its `network` is not looked at here.
     data : path
         Folder that holds the folders of photographs.
-    out : path
-        Folder for ``last.ckpt``, ``motion-net.safetensors`` and ``log.csv``.
+    weights : path
+        The safetensors file to write; ``last.ckpt`` and ``log.csv`` are written beside it.
     max_time : str, optional
         HH:MM:SS after which this command ends, though the run may not be over: go on with `resume`.
     resume : path, optional
@@ -301,22 +395,22 @@ def train_motion_net(
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     photos = LumaPhotos(list_photos([data / folder for folder in config.folders]))
-    module = MotionNetModule(config, ValidationPictures(data / config.validation))
-    module.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = MotionModule(net, loss, config, ValidationPictures(data / config.validation))
     # After a resumption the pairs must not start again with the first ones.
     started = 0
     if resume is not None:
         started = int(torch.load(resume, map_location="cpu", weights_only=True)["global_step"])
     pairs = SyntheticPairs(photos, config.pairs, seed=config.seed + started, device=device)
+    out = weights.parent
     out.mkdir(parents=True, exist_ok=True)
     machine = torch.cuda.get_device_name() if gpu else f"{os.cpu_count()} CPU cores, {platform.machine()}"
     summary = {
         "data": f"{len(photos)} luminance pictures of {', '.join(config.folders)}",
         "command": command,
         "seed": config.seed,
-        "machine": machine,
+        "machine": f"{machine}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
-        "parameters": parameter_count(module.net),
+        "parameters": parameter_count(net),
         "config": {k: v for k, v in asdict(config).items() if k != "network"},
     }
     trainer = lightning.Trainer(
@@ -334,11 +428,11 @@ def train_motion_net(
         enable_progress_bar=progress,
         callbacks=[
             EMAWeightAveraging(decay=config.average),
-            ExportAndLog(out, summary),
+            ExportAndLog(weights, save, summary),
             ModelCheckpoint(out, save_last=True, save_top_k=0, every_n_train_steps=config.validate_every),
         ],
     )
     once: DataLoader[int] = DataLoader([0], batch_size=None)  # type: ignore[arg-type]
     trainer.fit(module, DataLoader(pairs, batch_size=None), once, ckpt_path=resume, weights_only=True)
     trainer.validate(module, once, verbose=False)
-    return out / "motion-net.safetensors"
+    return weights
