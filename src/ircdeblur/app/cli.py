@@ -61,6 +61,13 @@ class Network(str, Enum):
     motion_net = "motion-net"
 
 
+class Severity(str, Enum):
+    """Camera shakes of the paper's two test sets: `ircdeblur.experiments.synthetic.SEVERITIES`."""
+
+    moderate = "moderate"
+    severe = "severe"
+
+
 class Experiment(str, Enum):
     """Experiments that can be reproduced: those of `ircdeblur.experiments`."""
 
@@ -170,6 +177,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+dataset = typer.Typer(
+    help="Make a data set of blurred pictures with known motion.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(dataset, name="dataset")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -390,6 +405,10 @@ def blur(
         float | None,
         typer.Option("--max-length", metavar="L", help="Its longest motion in pixels; 15 if not given."),
     ] = None,
+    severity: Annotated[
+        Severity | None,
+        typer.Option("--severity", help="Its longest motion by the paper's words: 21 pixels or 35."),
+    ] = None,
     noise: Annotated[
         float, typer.Option("--noise", metavar="S", help="Standard deviation of added Gaussian noise.")
     ] = 0.0,
@@ -413,8 +432,10 @@ def blur(
     _check_number("--noise", noise, 0.0)
     if max_length is not None:
         _check_number("--max-length", max_length, 0.0)
-        if not camera_shake:
-            raise UsageError("--max-length goes with --camera-shake")
+        if severity is not None:
+            raise UsageError("give --max-length or --severity, not both")
+    if not camera_shake and (max_length is not None or severity is not None):
+        raise UsageError("--max-length and --severity go with --camera-shake")
     if motion_out is not None and psf is not None:
         raise UsageError("--motion-out needs a motion: --motion, --length with --angle, or --camera-shake")
     report = Report(quiet, _debug(context))
@@ -424,11 +445,13 @@ def blur(
 
         from ircdeblur import restore
         from ircdeblur.data.camera import camera_shake as draw
-        from ircdeblur.motion import from_polar
+        from ircdeblur.experiments.synthetic import SEVERITIES
+        from ircdeblur.motion import describe, from_polar
 
         target = _device(device)
         kernel, field = _read_blur(report, psf, motion, length, angle)
         shake = 15.0 if max_length is None else max_length
+        shake = shake if severity is None else SEVERITIES[severity.value]
         longest = shake if camera_shake else _longest(field, length)
 
         def job(photo: Photo, index: int, progress: Progress) -> Result:
@@ -441,7 +464,7 @@ def blur(
                 vector = from_polar(np.asarray(length), np.asarray(angle % 180.0))
                 moved = np.broadcast_to(vector.astype(np.float32), (*shape, 2))
             progress(1, 1)
-            return Result(blurred, moved)
+            return Result(blurred, moved, describe(moved) if camera_shake and moved is not None else "")
 
         return job
 
@@ -615,6 +638,166 @@ def reproduce(
         what = f"not a usable configuration ({str(error).removeprefix(f'{config}: ')})"
         raise ImageFileError(_one_line(what), config, "correct it") from error
     _print(sys.stdout, text)
+    return 0
+
+
+DATASET_OUT = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder of the data set.")]
+COUNT = Annotated[int, typer.Option("--count", metavar="N", min=1, help="Number of pairs.")]
+SIZE = Annotated[int, typer.Option("--size", metavar="PX", min=32, help="Side of the pictures in pixels.")]
+DATASET_LENGTH = Annotated[float, typer.Option("--max-length", metavar="L", help="Longest motion in pixels.")]
+SEED = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The same seed gives the same data set.")]
+RESUME = Annotated[bool, typer.Option("--resume", help="Go on with a data set that is unfinished or has grown.")]
+REPLACE = Annotated[bool, typer.Option("--overwrite", help="Remove the data set that is there.")]
+
+
+@dataset.callback(invoke_without_command=True)
+def _dataset(context: typer.Context) -> None:
+    state = context.ensure_object(dict)
+    state["command"] = " ".join(filter(None, ("ircdeblur dataset", context.invoked_subcommand)))
+    if context.invoked_subcommand is None:
+        raise UsageError("no kind of data set given, synthetic or frames")
+
+
+@dataset.command()
+def synthetic(
+    context: typer.Context,
+    photos: Annotated[Path, typer.Argument(metavar="PHOTOS_DIR", help="Folder of sharp photographs.")],
+    out: DATASET_OUT,
+    count: COUNT = 1000,
+    size: SIZE = 256,
+    max_length: DATASET_LENGTH = 35.0,
+    max_noise: Annotated[
+        float, typer.Option("--max-noise", metavar="S", help="Largest standard deviation of the Gaussian noise.")
+    ] = 0.02,
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            "--kinds", metavar="K,...", help="Of camera, uniform, turning, object, still, defocus; all if not given."
+        ),
+    ] = None,
+    largest_side: Annotated[
+        int,
+        typer.Option("--largest-side", metavar="PX", min=64, help="Larger photographs are reduced to that."),
+    ] = 1000,
+    seed: SEED = 0,
+    resume: RESUME = False,
+    overwrite: REPLACE = False,
+    quiet: QUIET = False,
+) -> int:
+    """Blur sharp photographs.
+
+    By camera shakes, straight and turning motions and moving objects, as cameras do: in linear light or not, noisy,
+    some as JPEG, some out of focus.
+    """
+    _check_number("--max-length", max_length, 1.0, 200.0)
+    _check_number("--max-noise", max_noise, 0.0, 1.0)
+    if size % 8:
+        raise UsageError(f"--size must be a multiple of 8, got {size}")
+
+    def prepare() -> Any:
+        from ircdeblur.app.dataset import SyntheticSource
+        from ircdeblur.data.photos import list_photos
+        from ircdeblur.data.synthesis import KINDS
+
+        wanted = KINDS if kinds is None else tuple(kind.strip() for kind in kinds.split(","))
+        if unknown := [kind for kind in wanted if kind not in KINDS]:
+            raise UsageError(f"--kinds must be of {', '.join(KINDS)}, got {unknown[0]!r}")
+        return SyntheticSource(list_photos(photos), size, max_length, max_noise, wanted, largest_side, seed)
+
+    return _write_dataset(context, prepare, out, count, seed, resume, overwrite, quiet)
+
+
+@dataset.command()
+def frames(
+    context: typer.Context,
+    film: Annotated[
+        Path, typer.Argument(metavar="FRAMES_DIR", help="Folder of consecutive frames, of such folders, or a video.")
+    ],
+    out: DATASET_OUT,
+    frames: Annotated[
+        str, typer.Option("--frames", metavar="N|A-B", help="Frames in an average, best odd; a range is drawn from.")
+    ] = "11",
+    count: COUNT = 100,
+    size: SIZE = 256,
+    max_length: DATASET_LENGTH = 35.0,
+    min_length: Annotated[
+        float, typer.Option("--min-length", metavar="L", help="Least median length in pixels.")
+    ] = 2.0,
+    min_trusted: Annotated[
+        float, typer.Option("--min-trusted", metavar="0..1", help="Least share of pixels whose motion is trusted.")
+    ] = 0.5,
+    noise: Annotated[
+        float, typer.Option("--noise", metavar="S", help="Standard deviation of added Gaussian noise.")
+    ] = 0.0,
+    linear_light: Annotated[bool, typer.Option("--linear-light", help="Average in linear light.")] = False,
+    seed: SEED = 0,
+    resume: RESUME = False,
+    overwrite: REPLACE = False,
+    quiet: QUIET = False,
+) -> int:
+    """Average frames of a high-speed film.
+
+    The motion is that of the optical flow along each pixel's path, with a mask of where it is to be trusted. For 240
+    frames per second or so.
+    """
+    from importlib.util import find_spec
+
+    from ircdeblur.app.imagefile import ImageFileError
+
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", frames.strip())
+    low, high = (int(n) for n in (match[1], match[2] or match[1])) if match else (0, 0)
+    if not 3 <= low <= high <= 200:
+        raise UsageError(f"--frames must be a number from 3 to 200 or a range such as 7-21, got {frames!r}")
+    _check_number("--max-length", max_length, 1.0, 200.0)
+    _check_number("--min-length", min_length, 0.0, max_length)
+    _check_number("--min-trusted", min_trusted, 0.0, 1.0)
+    _check_number("--noise", noise, 0.0, 1.0)
+    if find_spec("cv2") is None:
+        raise ImageFileError("the library for optical flow is not installed", "cv2", 'pip install "ircdeblur[train]"')
+
+    def prepare() -> Any:
+        from ircdeblur.app.dataset import FilmSource, find_films
+        from ircdeblur.data.frames import Film, Trust
+
+        films = [Film(path) for path in find_films(film)]
+        return FilmSource(
+            films, (low, high), size, max_length, min_length, min_trusted, noise, linear_light, seed, Trust()
+        )
+
+    return _write_dataset(context, prepare, out, count, seed, resume, overwrite, quiet)
+
+
+def _write_dataset(
+    context: typer.Context,
+    prepare: Callable[[], Any],
+    out: Path,
+    count: int,
+    seed: int,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> int:
+    """Write a data set of the pairs that the prepared source makes."""
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    from ircdeblur.app.dataset import summary, write_dataset
+
+    report = Report(quiet, _debug(context))
+    begun = False
+    with report.noting(out), _progress(count, quiet) as follow:
+
+        def done(number: int, path: Path) -> None:
+            nonlocal begun
+            begun = True
+            follow(number, path)
+
+        try:
+            records = write_dataset(out, prepare(), count, seed, resume, overwrite, done)
+        except BaseException:
+            if begun:
+                report.notes(["what is finished stays; go on with --resume"], out)
+            raise
+    report.say(f"{out}: {summary(records)}")
     return 0
 
 

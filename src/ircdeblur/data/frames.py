@@ -19,6 +19,7 @@ an interval before it. With an odd number the two are registered.
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,7 +241,7 @@ def neighbour_flows(frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     # The preset ends at half the size, which doubles the error of a sum of flows.
     dis.setFinestScale(0)
-    pairs = list(zip(frames[:-1], frames[1:], strict=True))
+    pairs = list(itertools.pairwise(frames))
     forward = np.stack([dis.calc(a, b, None) for a, b in pairs])
     backward = np.stack([dis.calc(b, a, None) for a, b in pairs])
     return torch.from_numpy(forward), torch.from_numpy(backward)
@@ -259,9 +260,7 @@ def _sample(image: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     return taken[0].permute(1, 2, 0)
 
 
-def follow(
-    forward: torch.Tensor, backward: torch.Tensor, reference: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def follow(forward: torch.Tensor, backward: torch.Tensor, reference: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Chain flows into the path of every pixel of the reference frame.
 
     Each flow is read where the path has come to, between the pixels, so that a path stays with its scene point.
