@@ -23,14 +23,15 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 import ircdeblur
 from ircdeblur import experiments, plots, restore
 from ircdeblur.app import cli, imagefile
+from ircdeblur.experiments.synthetic import SEVERITIES
 from ircdeblur.kernels import linear_motion_kernel
-from ircdeblur.motion import from_polar, read_motion, to_polar, write_motion
+from ircdeblur.motion import describe, from_polar, read_motion, to_polar, write_motion
 from ircdeblur.nets import checkpoints
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
 from ircdeblur.solvers.settings import METHODS
 
 HEIGHT, WIDTH = 80, 96
-COMMANDS = {"deblur", "motion", "deconvolve", "blur", "compare", "train", "reproduce", "info"}
+COMMANDS = {"deblur", "motion", "deconvolve", "blur", "compare", "dataset", "train", "reproduce", "info"}
 
 
 class Outcome(NamedTuple):
@@ -173,6 +174,7 @@ def test_version(call):
 
 def test_lists_that_help_shows_are_those_of_the_package():
     assert tuple(m.value for m in cli.Method) == METHODS
+    assert tuple(s.value for s in cli.Severity) == tuple(SEVERITIES)
     assert tuple(e.value for e in cli.Experiment) == (*experiments.EXPERIMENTS, "all")
     assert cli.MIN_TILE == 4 * restore.OVERLAP
 
@@ -207,6 +209,9 @@ def test_lists_that_help_shows_are_those_of_the_package():
         (["blur", "IN", "-o", "OUT"], ["--camera-shake"]),
         (["blur", "IN", "-o", "OUT", "--camera-shake", "--psf", "p.npy"], ["got 2"]),
         (["blur", "IN", "-o", "OUT", "--psf", "p.npy", "--max-length", "3"], ["--max-length"]),
+        (["blur", "IN", "-o", "OUT", "--psf", "p.npy", "--severity", "severe"], ["--severity"]),
+        (["blur", "IN", "-o", "OUT", "--camera-shake", "--severity", "mild"], ["mild", "moderate"]),
+        (["blur", "IN", "-o", "OUT", "--camera-shake", "--severity", "severe", "--max-length", "3"], ["not both"]),
         (["blur", "IN", "-o", "OUT", "--psf", "p.npy", "--motion-out", "m.npz"], ["--motion-out"]),
         (["blur", "IN", "-o", "OUT", "--camera-shake", "--noise", "nan"], ["--noise"]),
         (["blur", "IN", "-o", "OUT", "--camera-shake", "--seed", "-1"], ["--seed"]),
@@ -299,6 +304,35 @@ def test_camera_shake_and_noise_are_repeatable(call, tmp_path, sharp):
     assert np.array_equal(noisy, same)
     inside = (first > 30) & (first < 225)
     assert (noisy.astype(float) - first)[inside].std() / 255 == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_camera_shake_says_what_it_did(call, tmp_path, sharp, severity):
+    out, motion = tmp_path / "o.png", tmp_path / "m.npz"
+    arguments = ("--camera-shake", "--severity", severity, "--seed", 4, "--motion-out", motion)
+    outcome = call("blur", sharp, "-o", out, *arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    field = read_motion(motion)
+    assert to_polar(field)[0].max() == pytest.approx(SEVERITIES[severity], abs=1e-3)
+    assert outcome.out == f"{sharp} -> {out}: {describe(field)}\n"
+    # The motion that is written is the one that blurred.
+    again = tmp_path / "again.png"
+    assert call("blur", sharp, "-o", again, "--motion", motion).code == 0
+    assert np.array_equal(load(again), load(out))
+
+
+def test_camera_shakes_of_several_photographs_differ(call, tmp_path, sharp):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.png").write_bytes(sharp.read_bytes())
+    out, motions = tmp_path / "out", tmp_path / "motions"
+    arguments = ("--camera-shake", "--max-length", 9, "--seed", 1, "--motion-out", motions)
+    outcome = call("blur", folder, "-o", out, *arguments)
+    assert outcome.code == 0
+    assert outcome.out.count(" (to 9.0), ") == 2
+    first, second = (read_motion(motions / f"{name}.npz") for name in "ab")
+    assert not np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -75,10 +75,13 @@ def test_constant_motion(n, step):
     displacement = np.arange(n)[:, None] * np.array(step) - np.array(step) * middle(n)
     pair = frame_pair(moving_film(displacement))
     true = np.broadcast_to(canonical(np.array(step) * n), pair.motion.shape)
-    assert pair.trust[20:-20, 20:-20].mean() > 0.9
-    # A tenth of a pixel: what the flow of one step errs, some hundredths, n times, not always in one direction.
-    assert np.median(error(pair.motion, true)[pair.trust]) < 0.1
-    assert np.quantile(error(pair.motion, true)[pair.trust], 0.95) < 0.5
+    # A tenth of the picture is a plain background without texture.
+    assert pair.trust[20:-20, 20:-20].mean() > 0.8
+    # The flow of one step errs by a hundredth of a pixel, n times.
+    assert np.median(error(pair.motion, true)[pair.trust]) < 0.15
+    assert np.quantile(error(pair.motion, true)[pair.trust], 0.95) < 0.6
+    # Without the interval that the ends add, the label would be short by a whole step.
+    assert np.hypot(*step) > 0.9
 
 
 @needs_opencv
@@ -93,7 +96,7 @@ def test_accelerating_motion():
         inner = pair.trust[25:-25, 25:-25]
         true = np.broadcast_to(np.array([15.0, 7.5]) * n / (n - 1), pair.motion.shape)
         if trusted:
-            assert inner.mean() > 0.8
+            assert inner.mean() > 0.6
             assert np.median(error(pair.motion, true)[pair.trust]) < 0.15
         else:
             # It turns back: the drift is 0.75 of the chord.
@@ -109,13 +112,14 @@ def test_rotation():
     true = (ends[1] - ends[0]) * n / (n - 1)
     assert 7 < np.linalg.norm(true, axis=-1).min() < 10
     assert np.linalg.norm(true, axis=-1).max() > 25
-    assert pair.trust[30:-30, 30:-30].mean() > 0.85
-    assert np.median(error(pair.motion, true)[pair.trust]) < 0.15
-    assert np.quantile(error(pair.motion, true)[pair.trust], 0.95) < 0.6
+    assert pair.trust[30:-30, 30:-30].mean() > 0.75
+    # 1 % and 5 % of the length.
+    assert np.median(error(pair.motion, true)[pair.trust]) < 0.25
+    assert np.quantile(error(pair.motion, true)[pair.trust], 0.95) < 0.9
 
 
 def test_the_path_stays_with_its_point():
-    """Exact flows of a rotation, chained: interpolated between pixels and read where the path is, not where it began."""
+    """Exact flows of a rotation, chained: read between the pixels, where the path is and not where it began."""
     n, turn = 9, 0.03
     x, y = pixels()
     forward = torch.from_numpy(np.stack(rotation(turn), -1) - np.stack((x, y), -1)).float().expand(n - 1, -1, -1, -1)
@@ -127,9 +131,8 @@ def test_the_path_stays_with_its_point():
     # The flow is linear in the pixels, so only float32 rounds.
     assert np.abs(path.numpy() - true).max(-1)[:, inside].max() < 1e-3
     assert round_trip.numpy()[inside].max() < 1e-3
-    # Summed at the same pixel instead of along the path, the flows would miss by this.
-    naive = (n - 1) / 2 * (forward[0] - backward[0]).numpy()
-    assert np.abs(naive - (true[-1] - true[0])).max(-1)[inside].max() > 0.5
+    # Added up at the first frame's pixel instead of along the path, the flows end elsewhere.
+    assert np.abs(4 * forward[0].numpy() - (true[-1] - true[4])).max(-1)[inside].max() > 0.5
 
 
 @pytest.mark.parametrize("linear", [False, True])
@@ -174,9 +177,13 @@ def test_the_mean_is_the_blur_of_the_middle_frame():
 def test_occluded_pixels_are_rejected():
     """A patch crosses a still background: where it is in some frames only, there is no one motion."""
     n, side = 11, 50
-    x, y = pixels()
-    background = render(x, y)
-    patch = data.coffee()[150 : 150 + side, 250 : 250 + side]
+    rng = np.random.default_rng(1)
+    background, patch = (
+        np.clip(128 + 250 * scipy.ndimage.gaussian_filter(rng.normal(size=(n, n, 3)), (1.5, 1.5, 0)), 0, 255).astype(
+            np.uint8
+        )
+        for n in (SIDE, side)
+    )
     film = np.repeat(background[None], n, axis=0)
     hidden = np.zeros((n, SIDE, SIDE), bool)
     for k in range(n):

@@ -725,7 +725,7 @@ def frames(
     ] = 2.0,
     min_trusted: Annotated[
         float, typer.Option("--min-trusted", metavar="0..1", help="Least share of pixels whose motion is trusted.")
-    ] = 0.5,
+    ] = 0.4,
     noise: Annotated[
         float, typer.Option("--noise", metavar="S", help="Standard deviation of added Gaussian noise.")
     ] = 0.0,

@@ -22,7 +22,7 @@ import torch
 import ircdeblur
 from ircdeblur.app.imagefile import ImageFileError, atomic_write, make_folder
 from ircdeblur.data.dataset import INFO, MANIFEST, pair_files, read_info, read_manifest
-from ircdeblur.data.frames import VIDEO_SUFFIXES, Film, Trust, frame_pair, middle
+from ircdeblur.data.frames import VIDEO_SUFFIXES, Film, Trust, frame_pair, glance, middle
 from ircdeblur.data.photos import PHOTO_SUFFIXES, ColorPhotos, Crop
 from ircdeblur.data.synthesis import KINDS, PairSettings, SyntheticPairs
 from ircdeblur.motion import canonical, to_polar
@@ -197,10 +197,12 @@ class FilmSource:
         Smallest and largest number of frames of a window; of several odd ones in between one is drawn.
     size : int
         Side of the pictures in pixels.
-    max_length, min_length : float
-        A window whose longest trusted motion, or whose median, is beyond that is left out; pixels.
+    max_length : float
+        Longer motions are not trusted; pixels.
+    min_length : float
+        Least median length of the trusted pixels.
     min_trusted : float
-        Least share of trusted pixels.
+        Least share of trusted pixels; a window with less is left out.
     noise : float
         Standard deviation of the Gaussian noise that is added, on the [0, 1] scale.
     linear_light : bool
@@ -252,7 +254,7 @@ class FilmSource:
         """
         rng = np.random.default_rng([self.seed, number])
         weights = np.array([len(film) for film in self.films], float)
-        reasons = dict.fromkeys(("too little trusted", "too short", "too long"), 0)
+        reasons = dict.fromkeys(("too little trusted", "too uneven", "too short", "too long"), 0)
         for _ in range(TRIES):
             film = self.films[int(rng.choice(len(self.films), p=weights / weights.sum()))]
             count = int(rng.choice(self.counts))
@@ -265,11 +267,15 @@ class FilmSource:
                 slice(top - above, top + self.size + MARGIN),
                 slice(left - before, left + self.size + MARGIN),
             )
-            whole = frame_pair(film.read(first, count)[window], self.linear_light, self.trust)
-            blurred, sharp, motion, trust = (
-                array[above : above + self.size, before : before + self.size] for array in whole
-            )
-            reason = self._rejection(motion, trust)
+            frames = film.read(first, count)[window]
+            reason = self._at_a_glance(frames)
+            if reason is None:
+                whole = frame_pair(frames, self.linear_light, self.trust)
+                blurred, sharp, motion, trust = (
+                    array[above : above + self.size, before : before + self.size] for array in whole
+                )
+                trust = trust & (to_polar(motion)[0] <= self.max_length)
+                reason = self._rejection(motion, trust)
             if reason is None:
                 break
             reasons[reason] += 1
@@ -297,14 +303,20 @@ class FilmSource:
         }
         return Pair(blurred, sharp, motion, trust, record)
 
+    def _at_a_glance(self, frames: np.ndarray) -> str | None:
+        """Say why a window is sure to be left out, None if it is not."""
+        length, even = glance(frames, self.trust)
+        if not even:
+            return "too uneven"
+        if length < 0.7 * self.min_length:
+            return "too short"
+        return "too long" if length > 1.2 * self.max_length else None
+
     def _rejection(self, motion: np.ndarray, trust: np.ndarray) -> str | None:
         """Say why a window is left out, None if it is not."""
         if trust.mean() < self.min_trusted or not trust.any():
             return "too little trusted"
-        length = to_polar(motion[trust])[0]
-        if np.median(length) < self.min_length:
-            return "too short"
-        return "too long" if length.max() > self.max_length else None
+        return "too short" if np.median(to_polar(motion[trust])[0]) < self.min_length else None
 
 
 def write_dataset(

@@ -147,6 +147,9 @@ class Trust:
     texture : float
         Least root of the structure tensor's smaller eigenvalue, mean of 21 x 21 pixels, on the [0, 1] scale per pixel:
         below, the flow is a guess from elsewhere. Sensor noise of 8 bits has 0.001.
+    isotropy : float
+        Least ratio of that to the root of the larger eigenvalue: below there are edges of one direction only, and the
+        motion along them cannot be seen.
     step : float
         Longest step between neighbouring frames in pixels.
     """
@@ -157,18 +160,23 @@ class Trust:
     bend: float = 0.1
     drift: float = 0.15
     texture: float = 0.002
+    isotropy: float = 0.12
     step: float = 5.0
 
     def __call__(self, measured: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return where every limit is kept, two pixels around included: (H, W) bool, from `measure`."""
+        """Return where every limit is kept, all but those of texture two pixels around too: (H, W) bool.
+
+        Parameters
+        ----------
+        measured : dict
+            From `measure`.
+        """
         passed = measured["inside"]
-        for name, value in measured.items():
-            if name in ("texture", "inside"):
-                continue
-            passed = passed & (value <= getattr(self, name))
-        passed = passed & (measured["texture"] >= self.texture)
+        for name in ("round_trip", "residual", "reblur", "bend", "drift", "step"):
+            passed = passed & (measured[name] <= getattr(self, name))
         failed = F.max_pool2d((~passed).float()[None, None], 5, stride=1, padding=2)
-        return failed[0, 0] == 0
+        seen = (measured["texture"] >= self.texture) & (measured["isotropy"] >= self.isotropy)
+        return (failed[0, 0] == 0) & seen
 
 
 class FramePair(NamedTuple):
@@ -260,6 +268,39 @@ def _sample(image: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     return taken[0].permute(1, 2, 0)
 
 
+def glance(frames: np.ndarray, trust: Trust | None = None) -> tuple[float, bool]:
+    """Look at a film for a fiftieth of the time that `frame_pair` takes.
+
+    The median of a coarse flow stands for each step of the whole picture.
+
+    Parameters
+    ----------
+    frames : (n, H, W, 3) uint8 array
+        sRGB; at least 16 pixels a side.
+    trust : Trust, optional
+        Limits for the labels.
+
+    Returns
+    -------
+    length : float
+        Of the dominant motion in pixels, about.
+    even : bool
+        Whether it keeps the limits of bend, drift and step, with a half added: where not, most pixels would not.
+    """
+    cv2 = _opencv()
+    limits = trust or Trust()
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    luma = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
+    flows = [dis.calc(a, b, None)[::2, ::2].reshape(-1, 2) for a, b in itertools.pairwise(luma)]
+    steps = torch.from_numpy(np.stack([np.median(flow, axis=0) for flow in flows]))
+    path = torch.cat((torch.zeros(1, 2), steps.cumsum(0)))
+    bend, drift = _unevenness(path)
+    even = bool(
+        bend <= 1.5 * limits.bend and drift <= 1.5 * limits.drift and steps.norm(dim=1).max() <= 1.5 * limits.step
+    )
+    return float(linear_motion(path).norm()), even
+
+
 def follow(forward: torch.Tensor, backward: torch.Tensor, reference: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Chain flows into the path of every pixel of the reference frame.
 
@@ -298,6 +339,18 @@ def linear_motion(path: torch.Tensor) -> torch.Tensor:
     return canonical((path[-1] - path[0]) * (n / (n - 1)))
 
 
+def _unevenness(path: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return bend and drift of paths (n, ..., 2), as `Trust` counts them, each (...)."""
+    chord = path[-1] - path[0]
+    length = chord.norm(dim=-1).clamp(min=1e-6)
+    time = torch.arange(len(path), dtype=path.dtype).view(-1, *(1,) * (path.ndim - 1)) / (len(path) - 1)
+    off = path - path[0] - chord * time
+    along = (off * (chord / length[..., None])).sum(-1)
+    across = (off.square().sum(-1) - along**2).clamp(min=0).sqrt()
+    bend, drift = across.amax(0), along.abs().amax(0)
+    return torch.where(bend <= 1, 0.0, bend / length), torch.where(drift <= 1, 0.0, drift / length)
+
+
 def _box(image: torch.Tensor, side: int) -> torch.Tensor:
     """Mean over side x side pixels, of what there is of them at the border; (..., H, W)."""
     flat = image.reshape(-1, 1, *image.shape[-2:])
@@ -305,11 +358,13 @@ def _box(image: torch.Tensor, side: int) -> torch.Tensor:
     return mean.view(image.shape)
 
 
-def _texture(luma: torch.Tensor) -> torch.Tensor:
-    """Root of the smaller eigenvalue of the structure tensor over 21 x 21 pixels, (H, W)."""
+def _texture(luma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the root of the structure tensor's smaller eigenvalue, and its ratio to the larger's, each (H, W)."""
     dy, dx = torch.gradient(luma)
     a, b, c = _box(torch.stack((dx * dx, dx * dy, dy * dy)), 21)
-    return ((a + c) / 2 - torch.sqrt(((a - c) / 2) ** 2 + b**2)).clamp(min=0).sqrt()
+    mean, half = (a + c) / 2, torch.sqrt(((a - c) / 2) ** 2 + b**2)
+    small, large = (mean - half).clamp(min=0).sqrt(), (mean + half).sqrt()
+    return small, small / large.clamp(min=1e-6)
 
 
 def measure(
@@ -329,18 +384,14 @@ def measure(
         The middle frame.
     """
     n, height, width = luma.shape
-    chord = path[-1] - path[0]
-    length = chord.norm(dim=-1)
-    direction = chord / length.clamp(min=1e-6)[..., None]
-    residual, bend, drift = torch.zeros(3, height, width)
+    length = (path[-1] - path[0]).norm(dim=-1)
+    bend, drift = _unevenness(path)
+    residual = torch.zeros(height, width)
     for k in range(n):
-        off = path[k] - path[0] - chord * (k / (n - 1))
-        along = (off * direction).sum(-1)
-        drift = torch.maximum(drift, along.abs())
-        bend = torch.maximum(bend, (off.square().sum(-1) - along**2).clamp(min=0).sqrt())
         seen = _sample(luma[k][..., None], path[k])[..., 0]
         residual = torch.maximum(residual, _box((seen - luma[reference]).abs(), 5))
     deviation = (_box(luma[reference] ** 2, 5) - _box(luma[reference], 5) ** 2).clamp(min=0).sqrt()
+    texture, isotropy = _texture(luma[reference])
     motion = linear_motion(path)
     # Where a broken flow claims more, the few samples are still enough to refute it.
     samples = min(int(motion.norm(dim=-1).max()) + 2, 100)
@@ -352,9 +403,10 @@ def measure(
         "round_trip": round_trip - 0.1 * length,
         "residual": residual - deviation / 3,
         "reblur": _box((again - registered).abs(), 5),
-        "bend": torch.where(bend <= 1, 0.0, bend / length.clamp(min=1e-6)),
-        "drift": torch.where(drift <= 1, 0.0, drift / length.clamp(min=1e-6)),
-        "texture": _texture(luma[reference]),
+        "bend": bend,
+        "drift": drift,
+        "texture": texture,
+        "isotropy": isotropy,
         "step": (path[1:] - path[:-1]).norm(dim=-1).amax(0),
         "inside": ((path >= 0) & (path <= last)).all(-1).all(0),
     }
