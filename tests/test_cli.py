@@ -27,7 +27,7 @@ from ircdeblur.experiments.synthetic import SEVERITIES
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.motion import describe, from_polar, read_motion, to_polar, write_motion
 from ircdeblur.nets import checkpoints
-from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
+from ircdeblur.nets.motion_net import LENGTH_UNIT, MotionNet, MotionNetConfig
 from ircdeblur.solvers.settings import METHODS
 
 HEIGHT, WIDTH = 80, 96
@@ -71,7 +71,7 @@ def weights(tmp_path_factory, monkeypatch) -> Iterator[Path]:
     """Weights of a tiny network that is sure of one motion: 9 pixels, horizontal."""
     net = MotionNet(MotionNetConfig(stem=2, widths=(4, 4, 4), blocks=(1, 1, 1), pyramid=4, rates=(1,)))
     torch.nn.init.zeros_(net.out.weight)
-    net.out.bias.data = torch.tensor([9 / MotionNet.LENGTH_UNIT, 0.0, -4.0])
+    net.out.bias.data = torch.tensor([9 / LENGTH_UNIT, 0.0, -4.0])
     folder = tmp_path_factory.mktemp("weights")
     checkpoints.save_motion_net(net, folder / checkpoints.MOTION_NET, {"steps": 7, "data": "none"})
     monkeypatch.setattr(checkpoints, "weights_folder", lambda: folder)

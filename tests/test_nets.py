@@ -11,7 +11,7 @@ from ircdeblur.motion import align_sign, from_double_angle, to_double_angle
 from ircdeblur.nets.blind import camera_model, consolidate, fit_camera, smooth_field
 from ircdeblur.nets.checkpoints import load_motion_net, save_motion_net
 from ircdeblur.nets.layers import ChannelNorm
-from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig, autocorrelation, half_circle
+from ircdeblur.nets.motion_net import SIZES, MotionNet, MotionNetConfig, autocorrelation, decode, encode, half_circle
 
 TINY = MotionNetConfig(stem=4, widths=(8, 8, 8), blocks=(1, 1, 2), pyramid=8, rates=(1, 2))
 
@@ -69,11 +69,28 @@ def test_half_circle():
     assert len(half_circle({7: 12})) == 12
 
 
-def test_autocorrelation_by_loops():
+@pytest.mark.parametrize("output", ["double", "polar", "vector"])
+def test_outputs_are_the_same_motion(output):
+    rng = np.random.default_rng(0)
+    double = torch.from_numpy(rng.normal(0, 12, (50, 2)))
+    torch.testing.assert_close(decode(encode(double, output), output), double)
+    assert encode(double, output).abs().max() < 5
+    with pytest.raises(ValueError, match="output"):
+        MotionNetConfig(output="degrees")
+
+
+def test_sizes():
+    small, base = (MotionNet(SIZES[name]) for name in ("small", "base"))
+    counts = [sum(p.numel() for p in net.parameters()) for net in (small, base)]
+    assert counts[0] < counts[1] < 3_000_000
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_autocorrelation_by_loops(step):
     rng = np.random.default_rng(3)
     dx, dy = rng.normal(size=(2, 8, 16))
     shifts = [(0, 0), (3, 0), (2, -5), (-1, -2)]
-    found = autocorrelation(*(torch.from_numpy(g)[None, None] for g in (dx, dy)), shifts, 4)[0].numpy()
+    found = autocorrelation(*(torch.from_numpy(g)[None, None] for g in (dx, dy)), shifts, 4, step)[0].numpy()
 
     def at(g, y, x):
         return g[y, x] if 0 <= y < 8 and 0 <= x < 16 else 0.0
@@ -84,10 +101,10 @@ def test_autocorrelation_by_loops():
                 total = sum(
                     at(g, y - sy // 2, x - sx // 2) * at(g, y + sy - sy // 2, x + sx - sx // 2)
                     for g in (dx, dy)
-                    for y in range(4 * i, 4 * i + 4)
-                    for x in range(4 * j, 4 * j + 4)
+                    for y in range(4 * i, 4 * i + 4, step)
+                    for x in range(4 * j, 4 * j + 4, step)
                 )
-                assert found[k, i, j] == pytest.approx(total / 16)
+                assert found[k, i, j] == pytest.approx(total * step**2 / 16)
 
 
 def test_gradient_reaches_every_weight(net):
@@ -209,7 +226,7 @@ def test_training_end_to_end(tmp_path):
         (tmp_path / folder).mkdir()
         skimage.io.imsave(tmp_path / folder / "a.png", skimage.data.astronaut()[:200, :220])
     (tmp_path / "c.yaml").write_text(
-        "train_time: '00:00:04'\nfolders: [train]\nvalidate_every: 2\nprecision: 32-true\n"
+        "train_time: '00:00:04'\nfolders: [train]\nvalidate_every: 2\nvalidation_pictures: 2\nprecision: 32-true\n"
         "pairs: {crop: 32, batch: 2, max_length: 10.0}\n"
         "network: {stem: 4, widths: [8, 8, 8], blocks: [1, 1, 1], pyramid: 8, rates: [1]}\n"
     )

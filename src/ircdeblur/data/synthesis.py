@@ -350,8 +350,8 @@ class SyntheticPairs(IterableDataset):
         if focus:
             radius = torch.as_tensor(drawn.radius[focus], dtype=torch.float32, device=self.device)
             reach = math.floor(float(radius.max()) + 1)
-            inner = slice(margin - reach, scene.shape[-1] - margin + reach)
-            blurred[focus] = disc_blur(scene[focus][..., inner, inner], radius)
+            seen = slice(margin - reach, scene.shape[-1] - margin + reach)
+            blurred[focus] = disc_blur(scene[focus][..., seen, seen], radius)
         known = per_crop(np.array([kind != "defocus" for kind in drawn.kind]))[:, 0].expand(motion.shape[:-1])
 
         blurred = blurred.clamp(0, 1)

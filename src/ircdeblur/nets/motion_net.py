@@ -34,9 +34,11 @@ FULL_SHIFTS = half_circle({1: 4, 2: 8, 3: 8, 5: 12, 7: 16, 9: 16, 11: 18})
 """Shifts in pixels at which the picture is compared with itself."""
 
 HALF_SHIFTS = half_circle({lag: 16 if lag < 8 else 20 for lag in range(5, 19)})
-"""Shifts in pixels of the half-size picture. Two pixels of the whole one apart along each direction, as the length shows
-in the second difference: the autocorrelation of a blurred picture's gradients falls in a straight line and has its knee
-at the length of the motion."""
+"""Shifts in pixels of the half-size picture.
+
+Along each direction they are two pixels of the whole one apart, as the length shows in the second difference: the
+autocorrelation of a blurred picture's gradients falls in a straight line and has its knee at the length of the motion.
+"""
 
 
 def autocorrelation(

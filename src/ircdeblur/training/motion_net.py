@@ -60,6 +60,8 @@ class TrainingConfig:
         Lightning's: "bf16-mixed" or "32-true".
     validate_every : int
         Steps between validations.
+    validation_pictures : int
+        Pictures with camera shake that they look at; a third as many more are still.
     pairs : PairSettings
         The synthetic pairs.
     network : MotionNetConfig
@@ -75,6 +77,7 @@ class TrainingConfig:
     average: float = 0.998
     precision: str = "bf16-mixed"
     validate_every: int = 500
+    validation_pictures: int = 24
     pairs: PairSettings = field(default_factory=PairSettings)
     network: MotionNetConfig = field(default_factory=MotionNetConfig)
 
@@ -158,9 +161,10 @@ class ValidationPictures:
     Noise is 1 %.
     """
 
-    def __init__(self, folder: Path, count: int = 24, still: int = 8, seed: int = 1234):
+    def __init__(self, folder: Path, count: int = 24, seed: int = 1234):
         self.items: list[tuple[str, torch.Tensor, np.ndarray]] = []
-        kinds = [list(SEVERITIES)[i % 2] for i in range(count)] + [("sharp", "defocus")[i % 2] for i in range(still)]
+        kinds = [list(SEVERITIES)[i % 2] for i in range(count)]
+        kinds += [("sharp", "defocus")[i % 2] for i in range(max(2, count // 3))]
         paths = list_photos(folder)
         for i, kind in enumerate(kinds):
             photo = load_photo(paths[i % len(paths)])
@@ -395,7 +399,7 @@ def fit(
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     photos = LumaPhotos(list_photos([data / folder for folder in config.folders]))
-    module = MotionModule(net, loss, config, ValidationPictures(data / config.validation))
+    module = MotionModule(net, loss, config, ValidationPictures(data / config.validation, config.validation_pictures))
     # After a resumption the pairs must not start again with the first ones.
     started = 0
     if resume is not None:
