@@ -1,10 +1,18 @@
 """Drawings of motions and kernels, read back pixel by pixel."""
 
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from ircdeblur import plots
-from ircdeblur.motion import from_polar
+from ircdeblur.motion import from_polar, to_polar
+
+ROOT = Path(__file__).parents[1]
 
 BLACK = np.zeros((100, 100), np.float32)
 
@@ -181,3 +189,38 @@ def test_compare_motions_in_rows_and_in_colour():
         plots.compare_motions(photo, truth, {"a": truth[1:]})
     with pytest.raises(ValueError, match="at least 200"):
         plots.compare_motions(photo, truth, {}, height=100)
+
+
+@pytest.fixture
+def example():
+    """The example that draws the pictures of docs/motion.md."""
+    path = ROOT / "examples" / "motion_figure.py"
+    spec = importlib.util.spec_from_file_location("motion_figure", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_example_makes_what_the_page_shows(example, tmp_path, monkeypatch, capsys):
+    def estimate(image, consolidated=True, return_error=False):
+        motion = example.fast_field(*image.shape[:2])
+        return (motion, np.ones(image.shape[:2])) if return_error else motion
+
+    monkeypatch.setattr(example, "estimate_motion", estimate)
+    monkeypatch.setattr(sys, "argv", ["motion_figure.py", "-o", str(tmp_path)])
+    example.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("astronaut: median length 15.0 px (6.0 to 24.0), mean angle 90 degrees")
+    assert lines[1].endswith("motion MSE 0.0 px^2")
+    shown = re.findall(r"\(motion/(\S+\.png)\)", (ROOT / "docs" / "motion.md").read_text())
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(shown)
+    for name in shown:
+        committed = ROOT / "docs" / "motion" / name
+        assert Image.open(committed).size == Image.open(tmp_path / name).size
+        assert committed.stat().st_size < 300_000
+
+
+def test_the_field_of_the_example(example):
+    length, angle = to_polar(example.fast_field(512, 512)[[0, 0, -1], [0, -1, 0]])
+    np.testing.assert_allclose(length, [5, 5, 25], rtol=1e-5)
+    np.testing.assert_allclose(angle, [20, 160, 20], rtol=1e-5)
