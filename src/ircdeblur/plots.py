@@ -138,7 +138,7 @@ def draw_motion(image: np.ndarray, motion: np.ndarray, error: np.ndarray | None 
     shade = grey[..., None]
     colours = shade + belief[..., None] * (motion_colors(field, rim) * (0.3 + 0.7 * shade) - shade)
     picture.imshow(colours, interpolation="bilinear", aspect="auto")
-    _draw_arrows(picture, field, max(grey.shape) / _ARROWS, rim, 1 / zoom, belief)
+    _draw_arrows(picture, field, max(grey.shape) / _ARROWS, rim, max(grey.shape) / _SHORTEST_LONG_SIDE, belief)
     _draw_wheel(sheet, width + 30, 25, _LEGEND - 60, rim)
     sheet.text(width + _LEGEND / 2, _LEGEND + 20, "\n".join(lines), fontsize=9)
     return sheet.pixels()
