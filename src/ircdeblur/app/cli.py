@@ -38,6 +38,9 @@ MIN_TILE = 256
 MOTION_SUFFIXES = (".npz", ".flo", ".png")
 """What a motion field can be written as; ``.png`` is a drawing of it."""
 
+KERNEL_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
+"""What a kernel can be written as."""
+
 TRAIN_LIBRARIES = ("lightning",)
 
 
@@ -302,9 +305,22 @@ def motion(
     context: typer.Context,
     source: INPUT,
     out: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="M", help="File to write: .npz, .flo, or .png for a drawing."),
-    ],
+        Path | None,
+        typer.Option("--output", "-o", metavar="M", help="Write the motion: .npz, .flo, or .png for a drawing."),
+    ] = None,
+    kernels: Annotated[
+        Path | None,
+        typer.Option("--kernels", metavar="K.png", help="Draw the blur kernels of a grid of places."),
+    ] = None,
+    place: Annotated[
+        str | None,
+        typer.Option("--kernel-at", metavar="X,Y", help="Pixel whose blur kernel is wanted; 0,0 is at the top left."),
+    ] = None,
+    kernel_out: Annotated[
+        Path | None,
+        typer.Option("--kernel-out", metavar="K", help="Write that kernel, for deconvolve --psf: .png, .tif or .npy."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as a line of JSON.")] = False,
     tile: TILE = "auto",
     device: DEVICE = "auto",
     overwrite: OVERWRITE = False,
@@ -313,26 +329,59 @@ def motion(
     """Estimate how each pixel moved.
 
     That is, the straight line that it drew while the shutter was open; forth and back are the same. Prints a
-    summary and writes the motion field, or a drawing of it.
+    summary with the confidence, and writes the motion field, drawings of it, or the blur kernel of a pixel.
     """
     from ircdeblur.app.imagefile import check_output, read_photo
 
     side = _tile(tile)
-    check_output(out, overwrite=overwrite, inputs=[source], suffixes=MOTION_SUFFIXES)
+    pixel = None if place is None else _pixel(place)
+    if kernel_out is not None and pixel is None:
+        raise UsageError("--kernel-out needs --kernel-at X,Y")
+    outputs = {"--output": (out, MOTION_SUFFIXES), "--kernels": (kernels, (".png",))}
+    outputs["--kernel-out"] = (kernel_out, KERNEL_SUFFIXES)
+    taken: dict[str, str] = {}
+    for option, (path, suffixes) in outputs.items():
+        if path is not None:
+            check_output(path, overwrite=overwrite, inputs=[source], suffixes=suffixes)
+            if (other := taken.setdefault(os.path.realpath(path), option)) != option:
+                raise UsageError(f"{other} and {option} are the same file")
     report = Report(quiet, _debug(context))
     photo = read_photo(source)
     report.notes(photo.notes, source)
+    if pixel is not None:
+        _check_pixel(pixel, photo)
 
     from ircdeblur import restore
-    from ircdeblur.motion import describe
+    from ircdeblur.motion import describe, kernel_at, summarize, to_polar
 
     target = _device(device)
     _require_weights()
     with report.noting(source), _progress(1, quiet) as follow:
         follow(0, source)
-        field = restore.estimate_motion(photo.pixels, tile=side, device=target)
-    _write_motion(out, field, photo.pixels, overwrite)
-    report.say(describe(field))
+        field, error = restore.estimate_motion(photo.pixels, tile=side, device=target, return_error=True)
+    if out is not None:
+        _write_motion(out, field, photo.pixels, overwrite, error)
+    if kernels is not None:
+        from ircdeblur.plots import draw_kernels
+
+        _write_drawing(kernels, draw_kernels(photo.pixels, field, error), overwrite)
+    text, values = describe(field, error), _rounded(summarize(field, error)._asdict())
+    if pixel is not None:
+        kernel = kernel_at(field, *pixel)
+        length, angle = (float(a) for a in to_polar(field[pixel[1], pixel[0]]))
+        text += (
+            f"; kernel at {pixel[0]},{pixel[1]}: length {length:.2f} px, angle {angle:.1f} degrees, "
+            f"expected error {error[pixel[1], pixel[0]]:.1f} px"
+        )
+        at = {"x": pixel[0], "y": pixel[1], "length": length, "angle": angle, "error": error[pixel[1], pixel[0]]}
+        values["kernel"] = {**_rounded(at), "weights": kernel.tolist()}
+        if kernel_out is not None:
+            _write_kernel(kernel_out, kernel, overwrite)
+    if not as_json:
+        report.say(text)
+    elif not quiet:
+        height, width = field.shape[:2]
+        _print_json({"width": width, "height": height, **values})
     return 0
 
 
@@ -614,7 +663,7 @@ def reproduce(
     """Repeat an experiment of the paper.
 
     Prints its table, and writes it as Markdown and every measurement as CSV; table1 and table3 also write curves of
-    PSNR against seconds and strips of pictures.
+    PSNR against seconds and strips of pictures, table2 pictures of motions.
     """
     from ircdeblur import experiments
     from ircdeblur.app.imagefile import ImageFileError, check_output, make_folder
@@ -971,8 +1020,10 @@ def _plan_motions(inputs: Inputs, out: str | None) -> tuple[list[Path | None], P
     return list(planned), target
 
 
-def _write_motion(path: Path, motion: np.ndarray, pixels: np.ndarray, overwrite: bool) -> None:
-    """Write a motion field, or a drawing of it over the picture."""
+def _write_motion(
+    path: Path, motion: np.ndarray, pixels: np.ndarray, overwrite: bool, error: np.ndarray | None = None
+) -> None:
+    """Write a motion field, or a drawing of it over the picture; that shows the expected errors if they are given."""
     from ircdeblur.app.imagefile import atomic_write
 
     kind = path.suffix.lower()
@@ -983,16 +1034,30 @@ def _write_motion(path: Path, motion: np.ndarray, pixels: np.ndarray, overwrite:
             write_motion(temp, motion, kind)
         return
 
-    import pyvips
-
     from ircdeblur.plots import draw_motion
 
-    drawing = draw_motion(pixels, motion)
+    _write_drawing(path, draw_motion(pixels, motion, error), overwrite)
+
+
+def _write_drawing(path: Path, drawing: np.ndarray, overwrite: bool) -> None:
+    """Write a uint8 array (H, W, 3) as a PNG file."""
+    import pyvips
+
+    from ircdeblur.app.imagefile import atomic_write
+
     height, width, bands = drawing.shape
     image = pyvips.Image.new_from_memory(drawing.data, width, height, bands, "uchar").copy(interpretation="srgb")
     data = image.write_to_buffer(".png")
     with atomic_write(path, overwrite=overwrite) as temp:
         temp.write_bytes(data)
+
+
+def _write_kernel(path: Path, kernel: np.ndarray, overwrite: bool) -> None:
+    from ircdeblur.app.imagefile import atomic_write
+    from ircdeblur.psf import write_psf
+
+    with atomic_write(path, overwrite=overwrite) as temp:
+        write_psf(temp, kernel, path.suffix)
 
 
 @contextmanager
@@ -1151,6 +1216,26 @@ def _tile(text: str) -> int | Literal["auto"]:
     return value
 
 
+def _pixel(text: str) -> tuple[int, int]:
+    """Return the value of ``--kernel-at``, column and row."""
+    match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", text)
+    if match is None:
+        raise UsageError(f"--kernel-at must be two whole numbers X,Y of at least 0, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _check_pixel(pixel: tuple[int, int], photo: Photo) -> None:
+    from ircdeblur.app.imagefile import ImageFileError
+
+    height, width = photo.pixels.shape[:2]
+    if not (pixel[0] < width and pixel[1] < height):
+        raise ImageFileError(
+            f"--kernel-at {pixel[0]},{pixel[1]} is outside the photograph ({width} x {height})",
+            photo.path,
+            f"give X from 0 to {width - 1} and Y from 0 to {height - 1}",
+        )
+
+
 def _device(name: str) -> Any:
     """Return the torch device for the value of ``--device``."""
     from ircdeblur.restore import resolve_device
@@ -1290,6 +1375,11 @@ def _one_line(text: str) -> str:
     """Join lines; show what cannot be printed, such as bytes of a file name that are no text, by its code."""
     joined = re.sub(r"\s*[\n\t]\s*", " ", text.strip())
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in joined)
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Return numbers as plain floats with four decimals, and the rest as it is."""
+    return {k: v if v is None or isinstance(v, (str, int)) else round(float(v), 4) for k, v in values.items()}
 
 
 def _print_json(values: dict[str, Any]) -> None:

@@ -16,7 +16,11 @@ from ircdeblur.experiments.report import Report
 from ircdeblur.experiments.synthetic import SEVERITIES, camera_case
 from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import from_double_angle, to_double_angle
+from ircdeblur.plots import compare_motions
 from ircdeblur.restore import estimate_motion
+
+PICTURED = 3
+"""The first motions of so many photographs are drawn."""
 
 OURS = {"Motion-Net, raw": False, "Motion-Net, consolidated": True}
 
@@ -45,6 +49,8 @@ def run(data: Path, quick: bool = False, count: int | None = None) -> Report:
                     began = time.perf_counter()
                     estimates[name] = estimate_motion(image, consolidated=consolidated)
                     seconds[name] = time.perf_counter() - began
+                if seed == 0 and path in photos[:PICTURED]:
+                    report.pictures[f"motions-{severity}-{case.name}"] = compare_motions(image, case.motion, estimates)
                 for name, motion in estimates.items():
                     row = {"estimate": name, "photo": case.name, "seed": seed, "severity": severity}
                     row[f"MSE {severity}"] = motion_mse(motion, case.motion)
