@@ -23,14 +23,16 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 import ircdeblur
 from ircdeblur import experiments, plots, restore
 from ircdeblur.app import cli, imagefile
+from ircdeblur.experiments.synthetic import SEVERITIES
 from ircdeblur.kernels import linear_motion_kernel
-from ircdeblur.motion import from_polar, read_motion, to_polar, write_motion
+from ircdeblur.motion import describe, from_polar, read_motion, to_polar, write_motion
 from ircdeblur.nets import checkpoints
 from ircdeblur.nets.motion_net import LENGTH_UNIT, MotionNet, MotionNetConfig
+from ircdeblur.psf import read_psf
 from ircdeblur.solvers.settings import METHODS
 
 HEIGHT, WIDTH = 80, 96
-COMMANDS = {"deblur", "motion", "deconvolve", "blur", "compare", "train", "reproduce", "info"}
+COMMANDS = {"deblur", "motion", "deconvolve", "blur", "compare", "dataset", "train", "reproduce", "info"}
 
 
 class Outcome(NamedTuple):
@@ -173,6 +175,7 @@ def test_version(call):
 
 def test_lists_that_help_shows_are_those_of_the_package():
     assert tuple(m.value for m in cli.Method) == METHODS
+    assert tuple(s.value for s in cli.Severity) == tuple(SEVERITIES)
     assert tuple(e.value for e in cli.Experiment) == (*experiments.EXPERIMENTS, "all")
     assert cli.MIN_TILE == 4 * restore.OVERLAP
 
@@ -207,6 +210,9 @@ def test_lists_that_help_shows_are_those_of_the_package():
         (["blur", "IN", "-o", "OUT"], ["--camera-shake"]),
         (["blur", "IN", "-o", "OUT", "--camera-shake", "--psf", "p.npy"], ["got 2"]),
         (["blur", "IN", "-o", "OUT", "--psf", "p.npy", "--max-length", "3"], ["--max-length"]),
+        (["blur", "IN", "-o", "OUT", "--psf", "p.npy", "--severity", "severe"], ["--severity"]),
+        (["blur", "IN", "-o", "OUT", "--camera-shake", "--severity", "mild"], ["mild", "moderate"]),
+        (["blur", "IN", "-o", "OUT", "--camera-shake", "--severity", "severe", "--max-length", "3"], ["not both"]),
         (["blur", "IN", "-o", "OUT", "--psf", "p.npy", "--motion-out", "m.npz"], ["--motion-out"]),
         (["blur", "IN", "-o", "OUT", "--camera-shake", "--noise", "nan"], ["--noise"]),
         (["blur", "IN", "-o", "OUT", "--camera-shake", "--seed", "-1"], ["--seed"]),
@@ -301,6 +307,35 @@ def test_camera_shake_and_noise_are_repeatable(call, tmp_path, sharp):
     assert (noisy.astype(float) - first)[inside].std() / 255 == pytest.approx(0.02, rel=0.1)
 
 
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_camera_shake_says_what_it_did(call, tmp_path, sharp, severity):
+    out, motion = tmp_path / "o.png", tmp_path / "m.npz"
+    arguments = ("--camera-shake", "--severity", severity, "--seed", 4, "--motion-out", motion)
+    outcome = call("blur", sharp, "-o", out, *arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    field = read_motion(motion)
+    assert to_polar(field)[0].max() == pytest.approx(SEVERITIES[severity], abs=1e-3)
+    assert outcome.out == f"{sharp} -> {out}: {describe(field)}\n"
+    # The motion that is written is the one that blurred.
+    again = tmp_path / "again.png"
+    assert call("blur", sharp, "-o", again, "--motion", motion).code == 0
+    assert np.array_equal(load(again), load(out))
+
+
+def test_camera_shakes_of_several_photographs_differ(call, tmp_path, sharp):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.png").write_bytes(sharp.read_bytes())
+    out, motions = tmp_path / "out", tmp_path / "motions"
+    arguments = ("--camera-shake", "--max-length", 9, "--seed", 1, "--motion-out", motions)
+    outcome = call("blur", folder, "-o", out, *arguments)
+    assert outcome.code == 0
+    assert outcome.out.count(" (to 9.0), ") == 2
+    first, second = (read_motion(motions / f"{name}.npz") for name in "ab")
+    assert not np.array_equal(first, second)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_deconvolve_by_length_and_angle(call, tmp_path, sharp, blurred, method):
     out = tmp_path / "out.png"
@@ -353,6 +388,75 @@ def test_motion(call, tmp_path, blurred, weights, suffix):
     else:
         assert np.allclose(np.abs(read_motion(out)), [9, 0], atol=0.1)
     failed(call("motion", blurred, "-o", out), out, "--overwrite")
+
+
+def test_motion_says_how_far_it_is_to_be_believed(call, blurred, weights):
+    outcome = call("motion", blurred)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("median length 9.0 px (9.0 to 9.0), mean angle 0 degrees (spread 0), 100 % of")
+    assert "confidence high (100 % of that is sure, expected error " in outcome.out
+    found = json.loads(call("motion", blurred, "--json").out)
+    assert {k: found[k] for k in ("width", "height", "moved", "sure", "confidence")} == {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "moved": 1.0,
+        "sure": 1.0,
+        "confidence": "high",
+    }
+    assert found["length"] == pytest.approx(9, abs=0.1)
+    assert 0 < found["error"] < 4.5
+    assert "kernel" not in found
+    assert call("motion", blurred, "--json", "--quiet") == (0, "", "")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+def test_kernel_of_a_pixel_is_a_psf_for_deconvolve(call, tmp_path, sharp, blurred, weights, suffix):
+    path, out = tmp_path / f"k{suffix}", tmp_path / "out.png"
+    outcome = call("motion", blurred, "--kernel-at", "90,7", "--kernel-out", path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "; kernel at 90,7: length 9.0" in outcome.out
+    assert outcome.out.count("\n") == 1
+    psf = read_psf(path)
+    assert np.allclose(psf[psf.shape[0] // 2], linear_motion_kernel(9, 0)[0], atol=0.01)
+    found = json.loads(call("motion", blurred, "--kernel-at", "90,7", "--json").out)["kernel"]
+    assert (found["x"], found["y"]) == (90, 7)
+    assert np.allclose(psf, found["weights"], atol=1e-4)
+    assert call("deconvolve", blurred, "-o", out, "--psf", path, "--noise", 0.002).code == 0
+    assert gain(call, sharp, blurred, out) > 2
+
+
+def test_motion_draws_kernels(call, tmp_path, blurred, weights):
+    outputs = [tmp_path / name for name in ("m.npz", "grid.png", "k.npy")]
+    arguments = ("motion", blurred, "-o", outputs[0], "--kernels", outputs[1], "--kernel-at", "0,0", "--kernel-out")
+    assert call(*arguments, outputs[2], "-q") == (0, "", "")
+    assert load(outputs[1]).shape == (1000, 1200, 3)
+    assert all(path.is_file() for path in outputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "code"),
+    [
+        (("--kernel-at", "5"), ["--kernel-at", "X,Y", "'5'"], 2),
+        (("--kernel-at", "-1,3"), ["--kernel-at", "'-1,3'"], 2),
+        (("--kernel-at", "1.5,3"), ["'1.5,3'"], 2),
+        (("--kernel-out", "k.png"), ["--kernel-out needs --kernel-at"], 2),
+        (("--kernel-at", "96,0"), ["96,0 is outside the photograph (96 x 80)", "X from 0 to 95"], 1),
+        (("--kernel-at", "0,80"), ["0,80 is outside", "Y from 0 to 79"], 1),
+        (("--kernel-at", "1,1", "--kernel-out", "k.mat"), ["unknown suffix '.mat'", ".npy"], 1),
+        (("--kernels", "k.npy"), ["unknown suffix '.npy'", ".png"], 1),
+        (("--kernels", "a.png", "-o", "./a.png"), ["--output and --kernels are the same file"], 2),
+        (("--kernels", "no/a.png"), ["no such folder"], 1),
+    ],
+)
+def test_kernel_options_are_checked_before_the_work(call, tmp_path, sharp, weights, monkeypatch, options, words, code):
+    def never(*args, **options):
+        raise AssertionError("the work was begun")
+
+    monkeypatch.setattr(restore, "estimate_motion", never)
+    monkeypatch.chdir(tmp_path)
+    before = files(tmp_path)
+    failed(call("motion", sharp, *options), *words, code=code)
+    assert files(tmp_path) == before
 
 
 def test_compare(call, tmp_path, sharp, blurred):

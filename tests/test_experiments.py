@@ -13,7 +13,7 @@ import skimage.data
 import skimage.io
 
 from ircdeblur import experiments
-from ircdeblur.experiments import compare, results
+from ircdeblur.experiments import compare, results, table2
 from ircdeblur.experiments.config import ConfigError, Curves, MotionTable, UniformTable, default_path, load
 from ircdeblur.experiments.curves import Curve, report_curves
 from ircdeblur.experiments.report import Column, Report
@@ -224,6 +224,21 @@ def test_table3(small_data, tmp_path):
         if row["method"] != "blurred":
             parts = float(row["set-up (s)"]) + float(row["iterations (s)"])
             assert parts == pytest.approx(float(row["seconds"]))
+
+
+def test_table2_pictures_of_the_first_photographs(small_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(table2, "PICTURED", 1)
+    monkeypatch.setattr(table2, "estimate_motion", lambda image, consolidated: np.zeros((*image.shape[:2], 2)))
+    text = experiments.run("table2", small_data, tmp_path, quick=True)
+    names = [f"table2-motions-{severity}-000.png" for severity in ("moderate", "severe")]
+    assert [path.name for path in sorted(tmp_path.glob("*.png"))] == names
+    assert all(f"`{name}`" in text for name in names)
+    # Six panels of 240 by 220 pixels, their captions, and the wheel; below them the one of the baseline.
+    picture = skimage.io.imread(tmp_path / names[0])
+    assert picture.shape[0] == 520
+    truth, estimate = picture[110, 360], picture[110, -500]
+    assert np.ptp(truth) > 20
+    assert (estimate == 255).all()
 
 
 def test_rim_and_interior():

@@ -167,3 +167,98 @@ def test_describe():
     assert "8.5 px" in text
     assert "45 degrees" in text
     assert "100 %" in text
+    assert "confidence" not in text
+
+
+def test_summary_by_hand():
+    motion = np.zeros((4, 25, 2))
+    # The angles 170 and 10 degrees are 20 degrees apart, around 0. Motions of up to 2 px do not count.
+    for row, (length, angle) in enumerate(((10.0, 170.0), (10.0, 10.0), (1.9, 90.0))):
+        motion[row] = mo.from_polar(np.array(length), np.array(angle))
+    error = np.full((4, 25), 9.0)
+    error[0, :20] = 4.9
+    found = mo.summarize(motion, error)
+    assert (found.moved, found.length, found.shortest, found.longest) == pytest.approx((0.5, 10, 10, 10))
+    assert min(found.angle, 180 - found.angle) == pytest.approx(0, abs=1e-3)
+    # Mardia's circular standard deviation of +-20 degrees, the double angles, halved.
+    assert found.spread == pytest.approx(np.rad2deg(np.sqrt(-2 * np.log(np.cos(np.deg2rad(20))))) / 2, rel=1e-4)
+    assert (found.sure, found.confidence, found.error) == pytest.approx((0.4, "low", 9.0))
+    text = mo.describe(motion, error)
+    assert text.startswith("median length 10.0 px (10.0 to 10.0), mean angle 0 degrees (spread 10), 50 % of the frame")
+    assert text.endswith("confidence low (40 % of that is sure, expected error 9.0 px)")
+
+
+@pytest.mark.parametrize(("share", "word"), [(0.81, "high"), (0.79, "medium"), (0.51, "medium"), (0.49, "low")])
+def test_confidence_in_words(share, word):
+    error = np.where(np.arange(100) < 100 * share, 4.9, 5.1)[None]
+    assert mo.summarize(np.broadcast_to(np.array([10.0, 0.0]), (1, 100, 2)), error).confidence == word
+
+
+def test_angles_without_common_direction():
+    angles = np.arange(0.0, 180.0)[None]
+    found = mo.summarize(mo.from_polar(np.full_like(angles, 9.0), angles))
+    assert found.spread == pytest.approx(angles.std(), abs=0.01)
+
+
+def test_describe_still_pictures_and_few_pixels():
+    assert mo.describe(np.full((3, 3, 2), 1.0), np.full((3, 3), 0.7)) == "no motion found, expected error 0.7 px"
+    motion = np.zeros((20, 20, 2))
+    motion[0, 0, 0] = 9
+    assert "less than 1 % of the frame moved" in mo.describe(motion)
+
+
+def test_confidence_is_what_deblurring_goes_by():
+    """`restore.restoration_weight`, but for the share that says whether there was a motion at all."""
+    from ircdeblur import restore
+
+    length, share = np.meshgrid(np.linspace(0, 20, 81), np.linspace(0, 1.2, 61))
+    motion = mo.from_polar(length, np.full_like(length, 30.0)).astype(np.float32)
+    error = (share * length).astype(np.float32)
+    weight = restore.restoration_weight(*(torch.from_numpy(a).float() for a in (length, error))).numpy()
+    moved = np.clip((length - restore.STILL) / restore.STILL, 0, 1)
+    np.testing.assert_allclose(weight, moved * mo.confidence(motion, error), atol=1e-5)
+    assert mo.STILL == restore.STILL
+
+
+def test_confidence_refuses_bad_errors():
+    motion = np.ones((2, 3, 2))
+    for error, words in ((np.ones((3, 2)), "size"), (np.full((2, 3), -1), ">= 0"), (np.full((2, 3), np.nan), "finite")):
+        with pytest.raises(ValueError, match=words):
+            mo.confidence(motion, error)
+
+
+def test_kernel_at_is_the_blur_of_that_pixel():
+    """The blurred pixel is the sum of the kernel there times the sharp pixels around it, column x and row y."""
+    import ircdeblur
+
+    rng = np.random.default_rng(0)
+    sharp = rng.random((60, 80))
+    rows, columns = np.meshgrid(np.linspace(0, 1, 60), np.linspace(0, 1, 80), indexing="ij")
+    motion = mo.from_polar(4 + 13 * rows, 20 + 140 * columns)
+    blurred = ircdeblur.blur(sharp, motion=motion)
+    for x, y in ((20, 30), (60, 20), (50, 45)):
+        kernel = mo.kernel_at(torch.from_numpy(motion), x, np.int64(y))
+        high, wide = (n // 2 for n in kernel.shape)
+        around = sharp[y - high : y + high + 1, x - wide : x + wide + 1]
+        assert blurred[y, x] == pytest.approx((kernel * around).sum(), abs=1e-5)
+
+
+def test_kernel_at_golden_values():
+    """MATLAB's ``fspecial('motion', 3, 45)``: rising to the right on the screen."""
+    motion = np.zeros((2, 3, 2))
+    motion[1, 2] = mo.from_polar(np.array(3.0), np.array(45.0))
+    golden = [
+        [0, 0.0754421808, 0.1883493834],
+        [0.0754421808, 0.3215325097, 0.0754421808],
+        [0.1883493834, 0.0754421808, 0],
+    ]
+    np.testing.assert_allclose(mo.kernel_at(motion, 2, 1), golden, atol=1e-6)
+    np.testing.assert_array_equal(mo.kernel_at(motion, 0, 1), [[1]])
+
+
+def test_kernel_at_refuses_what_is_outside():
+    for x, y in ((3, 0), (0, 2), (-1, 0), (0, -1)):
+        with pytest.raises(ValueError, match=f"pixel {x}, {y} is outside: x is from 0 to 2, y from 0 to 1"):
+            mo.kernel_at(np.zeros((2, 3, 2)), x, y)
+    with pytest.raises(TypeError):
+        mo.kernel_at(np.zeros((2, 3, 2)), 0.5, 0)

@@ -7,20 +7,28 @@ screen. The functions take NumPy arrays or torch tensors and return the same kin
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, NamedTuple, SupportsIndex, TypeVar, cast
 
 import numpy as np
 import torch
 
-from ircdeblur.kernels import ANGLES, LENGTHS, MAX_LENGTH
+from ircdeblur.kernels import ANGLES, LENGTHS, MAX_LENGTH, linear_motion_kernel
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 Weights = Literal["softmax", "bilinear"]
 
 NO_BLUR_LENGTH = 1.0
 """Motions of at most this length (in pixels) leave the picture as it is."""
+
+STILL = 2.0
+"""Estimated motions of at most this length (in pixels) count as none."""
+
+CERTAIN, SURE, DOUBTFUL = 0.3, 0.5, 0.8
+"""Expected errors as shares of the length: up to the first the `confidence` is 1, from the last on 0; up to the middle
+one a vector counts as sure."""
 
 _FLO_MAGIC = 202021.25
 
@@ -258,15 +266,167 @@ def write_motion(path: str | Path, motion: np.ndarray, kind: str | None = None) 
         raise ValueError(f"unknown kind of motion file: {kind!r}; use .npz or .flo")
 
 
-def describe(motion: np.ndarray) -> str:
-    """Say in one line what a motion field is: typical length and angle, and the share of the frame that moved."""
-    length, _ = to_polar(motion)
-    moved = length > NO_BLUR_LENGTH
+def kernel_at(motion: Any, x: SupportsIndex, y: SupportsIndex) -> np.ndarray:
+    """Return the blur kernel of one pixel: the straight line that it drew while the shutter was open.
+
+    Parameters
+    ----------
+    motion : (H, W, 2) array or tensor
+        Pixels; u right, v down.
+    x, y : int
+        Column from the left and row from the top, from 0.
+
+    Returns
+    -------
+    kernel : (h, w) float64 array
+        Odd sides, sum 1, rows from the top down; see `ircdeblur.kernels.linear_motion_kernel`. What
+        ``deconvolve(image, psf=kernel)`` takes.
+
+    Raises
+    ------
+    TypeError
+        If `x` or `y` is no whole number.
+    ValueError
+        If the pixel is outside, or `motion` is no motion field.
+
+    Examples
+    --------
+    >>> kernel_at([[[4, 0]]], 0, 0).round(3)
+    array([[0.125, 0.25 , 0.25 , 0.25 , 0.125]])
+    """
+    field = check_motion(motion)
+    column, row = operator.index(x), operator.index(y)
+    height, width = field.shape[:2]
+    if not (0 <= column < width and 0 <= row < height):
+        raise ValueError(f"pixel {column}, {row} is outside: x is from 0 to {width - 1}, y from 0 to {height - 1}")
+    length, angle = to_polar(field[row, column].astype(np.float64))
+    return linear_motion_kernel(float(length), float(angle))
+
+
+def relative_error(motion: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Return expected errors as shares of the lengths, those up to `STILL` taken as `STILL`.
+
+    Parameters
+    ----------
+    motion : (H, W, 2) array
+        Estimated motion in pixels.
+    error : (H, W) array
+        Expected size of the error of each vector, in pixels; see `ircdeblur.restore.estimate_motion`.
+
+    Returns
+    -------
+    share : (H, W) float32 array
+
+    Raises
+    ------
+    ValueError
+        If the sizes differ, or an error is negative or not finite.
+    """
+    field, expected = check_motion(motion), np.asarray(error, dtype=np.float32)
+    if expected.shape != field.shape[:2]:
+        raise ValueError(f"error must have the motion's size {field.shape[:2]}, got {expected.shape}")
+    if not (np.isfinite(expected).all() and (expected >= 0).all()):
+        raise ValueError("error must be finite and >= 0")
+    return expected / np.maximum(to_polar(field)[0], np.float32(STILL))
+
+
+def confidence(motion: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Return how far each vector is to be believed, in [0, 1]; parameters as `relative_error`.
+
+    1 up to an expected error of `CERTAIN` times the length, 0 from `DOUBTFUL` times the length on, linear between.
+    """
+    return np.clip((DOUBTFUL - relative_error(motion, error)) / (DOUBTFUL - CERTAIN), 0, 1)
+
+
+class MotionSummary(NamedTuple):
+    """What a motion field is, in a few numbers.
+
+    Attributes
+    ----------
+    moved : float
+        Share of the frame with motions longer than `STILL`, in [0, 1]. The next six are of these pixels, and None if
+        there are none.
+    length, shortest, longest : float or None
+        Median, 5th and 95th percentile of the length, in pixels.
+    angle : float or None
+        Mean direction in degrees [0, 180), longer motions counting more.
+    spread : float or None
+        Circular standard deviation of the angle in degrees; at most 52, that of angles without any common direction.
+    sure : float or None
+        Share whose expected error is at most `SURE` of the length, in [0, 1]; None if no errors were given.
+    confidence : {"high", "medium", "low"} or None
+        In words: at least 80 %, at least 50 %, or less of them are sure.
+    error : float or None
+        Median of the expected errors over the whole frame, in pixels; None if none were given.
+    """
+
+    moved: float
+    length: float | None = None
+    shortest: float | None = None
+    longest: float | None = None
+    angle: float | None = None
+    spread: float | None = None
+    sure: float | None = None
+    confidence: Literal["high", "medium", "low"] | None = None
+    error: float | None = None
+
+
+def summarize(motion: np.ndarray, error: np.ndarray | None = None) -> MotionSummary:
+    """Say in numbers what a motion field is.
+
+    Parameters
+    ----------
+    motion : (H, W, 2) array
+        Pixels; u right, v down.
+    error : (H, W) array, optional
+        Expected error of each vector in pixels, as `ircdeblur.restore.estimate_motion` returns it.
+    """
+    field = check_motion(motion)
+    length = to_polar(field)[0]
+    moved = length > STILL
+    expected = None if error is None else float(np.median(error))
     if not moved.any():
-        return "no motion found"
-    double = to_double_angle(motion[moved]).mean(axis=0)
-    angle = np.rad2deg(0.5 * np.arctan2(double[1], double[0])) % 180.0
-    return (
-        f"median length {np.median(length[moved]):.1f} px (to {length.max():.1f}), mean angle {angle:.0f} degrees, "
-        f"{100 * moved.mean():.0f} % of the frame moved"
+        return MotionSummary(0.0, error=expected)
+    mean = to_double_angle(field[moved].astype(np.float64)).mean(axis=0)
+    together = min(float(np.hypot(*mean) / length[moved].mean(dtype=np.float64)), 1.0)
+    spread = float(np.rad2deg(np.sqrt(2 * np.log(1 / max(together, 1e-9)))) / 2)
+    shortest, median, longest = (float(n) for n in np.percentile(length[moved], (5, 50, 95)))
+    found = MotionSummary(
+        float(moved.mean()),
+        median,
+        shortest,
+        longest,
+        float(np.rad2deg(0.5 * np.arctan2(mean[1], mean[0])) % 180.0 % 180.0),
+        min(spread, 180 / 12**0.5),
     )
+    if error is None:
+        return found
+    sure = float((relative_error(field, error)[moved] <= SURE).mean())
+    return found._replace(
+        sure=sure, confidence="high" if sure >= 0.8 else "medium" if sure >= 0.5 else "low", error=expected
+    )
+
+
+def describe(motion: np.ndarray, error: np.ndarray | None = None) -> str:
+    """Say in one line what a motion field is: typical length and angle, share of the frame that moved, confidence.
+
+    Parameters as `summarize`, which gives the numbers; no confidence without `error`.
+    """
+    found = summarize(motion, error)
+    if found.length is None:
+        return "no motion found" + ("" if found.error is None else f", expected error {found.error:.1f} px")
+    text = (
+        f"median length {found.length:.1f} px ({found.shortest:.1f} to {found.longest:.1f}), "
+        f"mean angle {round(found.angle or 0.0) % 180} degrees (spread {found.spread:.0f}), "
+        f"{_percent(found.moved)} of the frame moved"
+    )
+    if found.sure is None:
+        return text
+    return (
+        f"{text}, confidence {found.confidence} ({_percent(found.sure)} of that is sure, "
+        f"expected error {found.error:.1f} px)"
+    )
+
+
+def _percent(share: float) -> str:
+    return "less than 1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"

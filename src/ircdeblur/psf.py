@@ -1,4 +1,4 @@
-"""Point spread functions: checking, reading from files."""
+"""Point spread functions: checking, files."""
 
 from __future__ import annotations
 
@@ -92,3 +92,37 @@ def read_psf(path: str | Path) -> np.ndarray:
     except Exception as error:  # Each reader has errors of its own; for the user they are one.
         raise ValueError(f"not a readable psf file: {path} ({str(error).strip().splitlines()[0]})") from error
     return check_psf(array)
+
+
+def write_psf(path: str | Path, psf: Any, kind: str | None = None) -> None:
+    """Write a blur kernel so that `read_psf` and others can read it.
+
+    Parameters
+    ----------
+    path : path
+        The file; it is overwritten.
+    psf : (h, w) array_like or tensor
+        As for `check_psf`.
+    kind : {".npy", ".tif", ".tiff", ".png"}, optional
+        The format; taken from the path's suffix if not given. Float32 of sum 1, but ``.png`` is 16-bit grey with the
+        largest weight at 65535: the sum is lost (and restored on reading), and weights are rounded.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Saying what was given and what is expected.
+    """
+    kind = (kind or Path(path).suffix).lower()
+    array = check_psf(psf)
+    if kind == ".npy":
+        with open(path, "wb") as file:
+            np.save(file, array)
+    elif kind in (".png", ".tif", ".tiff"):
+        import pyvips
+
+        if kind == ".png":
+            array = np.round(array / array.max() * 65535).astype(np.uint16)
+        image = pyvips.Image.new_from_array(array).copy(interpretation="grey16" if kind == ".png" else "b-w")
+        Path(path).write_bytes(image.write_to_buffer(kind))
+    else:
+        raise ValueError(f"unknown kind of psf file: {kind!r}; use .png, .tif or .npy")

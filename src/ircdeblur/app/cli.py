@@ -38,6 +38,9 @@ MIN_TILE = 256
 MOTION_SUFFIXES = (".npz", ".flo", ".png")
 """What a motion field can be written as; ``.png`` is a drawing of it."""
 
+KERNEL_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
+"""What a kernel can be written as."""
+
 TRAIN_LIBRARIES = ("lightning",)
 
 
@@ -59,6 +62,13 @@ class Network(str, Enum):
     """Networks that can be trained."""
 
     motion_net = "motion-net"
+
+
+class Severity(str, Enum):
+    """Camera shakes of the paper's two test sets: `ircdeblur.experiments.synthetic.SEVERITIES`."""
+
+    moderate = "moderate"
+    severe = "severe"
 
 
 class Experiment(str, Enum):
@@ -170,6 +180,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+dataset = typer.Typer(
+    help="Make a data set of blurred pictures with known motion.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(dataset, name="dataset")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -287,9 +305,22 @@ def motion(
     context: typer.Context,
     source: INPUT,
     out: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="M", help="File to write: .npz, .flo, or .png for a drawing."),
-    ],
+        Path | None,
+        typer.Option("--output", "-o", metavar="M", help="Write the motion: .npz, .flo, or .png for a drawing."),
+    ] = None,
+    kernels: Annotated[
+        Path | None,
+        typer.Option("--kernels", metavar="K.png", help="Draw the blur kernels of a grid of places."),
+    ] = None,
+    place: Annotated[
+        str | None,
+        typer.Option("--kernel-at", metavar="X,Y", help="Pixel whose blur kernel is wanted; 0,0 is at the top left."),
+    ] = None,
+    kernel_out: Annotated[
+        Path | None,
+        typer.Option("--kernel-out", metavar="K", help="Write that kernel, for deconvolve --psf: .png, .tif or .npy."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as a line of JSON.")] = False,
     tile: TILE = "auto",
     device: DEVICE = "auto",
     overwrite: OVERWRITE = False,
@@ -298,26 +329,59 @@ def motion(
     """Estimate how each pixel moved.
 
     That is, the straight line that it drew while the shutter was open; forth and back are the same. Prints a
-    summary and writes the motion field, or a drawing of it.
+    summary with the confidence, and writes the motion field, drawings of it, or the blur kernel of a pixel.
     """
     from ircdeblur.app.imagefile import check_output, read_photo
 
     side = _tile(tile)
-    check_output(out, overwrite=overwrite, inputs=[source], suffixes=MOTION_SUFFIXES)
+    pixel = None if place is None else _pixel(place)
+    if kernel_out is not None and pixel is None:
+        raise UsageError("--kernel-out needs --kernel-at X,Y")
+    outputs = {"--output": (out, MOTION_SUFFIXES), "--kernels": (kernels, (".png",))}
+    outputs["--kernel-out"] = (kernel_out, KERNEL_SUFFIXES)
+    taken: dict[str, str] = {}
+    for option, (path, suffixes) in outputs.items():
+        if path is not None:
+            check_output(path, overwrite=overwrite, inputs=[source], suffixes=suffixes)
+            if (other := taken.setdefault(os.path.realpath(path), option)) != option:
+                raise UsageError(f"{other} and {option} are the same file")
     report = Report(quiet, _debug(context))
     photo = read_photo(source)
     report.notes(photo.notes, source)
+    if pixel is not None:
+        _check_pixel(pixel, photo)
 
     from ircdeblur import restore
-    from ircdeblur.motion import describe
+    from ircdeblur.motion import describe, kernel_at, summarize, to_polar
 
     target = _device(device)
     _require_weights()
     with report.noting(source), _progress(1, quiet) as follow:
         follow(0, source)
-        field = restore.estimate_motion(photo.pixels, tile=side, device=target)
-    _write_motion(out, field, photo.pixels, overwrite)
-    report.say(describe(field))
+        field, error = restore.estimate_motion(photo.pixels, tile=side, device=target, return_error=True)
+    if out is not None:
+        _write_motion(out, field, photo.pixels, overwrite, error)
+    if kernels is not None:
+        from ircdeblur.plots import draw_kernels
+
+        _write_drawing(kernels, draw_kernels(photo.pixels, field, error), overwrite)
+    text, values = describe(field, error), _rounded(summarize(field, error)._asdict())
+    if pixel is not None:
+        kernel = kernel_at(field, *pixel)
+        length, angle = (float(a) for a in to_polar(field[pixel[1], pixel[0]]))
+        text += (
+            f"; kernel at {pixel[0]},{pixel[1]}: length {length:.2f} px, angle {angle:.1f} degrees, "
+            f"expected error {error[pixel[1], pixel[0]]:.1f} px"
+        )
+        at = {"x": pixel[0], "y": pixel[1], "length": length, "angle": angle, "error": error[pixel[1], pixel[0]]}
+        values["kernel"] = {**_rounded(at), "weights": kernel.tolist()}
+        if kernel_out is not None:
+            _write_kernel(kernel_out, kernel, overwrite)
+    if not as_json:
+        report.say(text)
+    elif not quiet:
+        height, width = field.shape[:2]
+        _print_json({"width": width, "height": height, **values})
     return 0
 
 
@@ -390,6 +454,10 @@ def blur(
         float | None,
         typer.Option("--max-length", metavar="L", help="Its longest motion in pixels; 15 if not given."),
     ] = None,
+    severity: Annotated[
+        Severity | None,
+        typer.Option("--severity", help="Its longest motion by the paper's words: 21 pixels or 35."),
+    ] = None,
     noise: Annotated[
         float, typer.Option("--noise", metavar="S", help="Standard deviation of added Gaussian noise.")
     ] = 0.0,
@@ -413,8 +481,10 @@ def blur(
     _check_number("--noise", noise, 0.0)
     if max_length is not None:
         _check_number("--max-length", max_length, 0.0)
-        if not camera_shake:
-            raise UsageError("--max-length goes with --camera-shake")
+        if severity is not None:
+            raise UsageError("give --max-length or --severity, not both")
+    if not camera_shake and (max_length is not None or severity is not None):
+        raise UsageError("--max-length and --severity go with --camera-shake")
     if motion_out is not None and psf is not None:
         raise UsageError("--motion-out needs a motion: --motion, --length with --angle, or --camera-shake")
     report = Report(quiet, _debug(context))
@@ -424,11 +494,13 @@ def blur(
 
         from ircdeblur import restore
         from ircdeblur.data.camera import camera_shake as draw
-        from ircdeblur.motion import from_polar
+        from ircdeblur.experiments.synthetic import SEVERITIES
+        from ircdeblur.motion import describe, from_polar
 
         target = _device(device)
         kernel, field = _read_blur(report, psf, motion, length, angle)
         shake = 15.0 if max_length is None else max_length
+        shake = shake if severity is None else SEVERITIES[severity.value]
         longest = shake if camera_shake else _longest(field, length)
 
         def job(photo: Photo, index: int, progress: Progress) -> Result:
@@ -441,7 +513,7 @@ def blur(
                 vector = from_polar(np.asarray(length), np.asarray(angle % 180.0))
                 moved = np.broadcast_to(vector.astype(np.float32), (*shape, 2))
             progress(1, 1)
-            return Result(blurred, moved)
+            return Result(blurred, moved, describe(moved) if camera_shake and moved is not None else "")
 
         return job
 
@@ -595,7 +667,7 @@ def reproduce(
     """Repeat an experiment of the paper.
 
     Prints its table, and writes it as Markdown and every measurement as CSV; table1 and table3 also write curves of
-    PSNR against seconds and strips of pictures.
+    PSNR against seconds and strips of pictures, table2 pictures of motions.
     """
     from ircdeblur import experiments
     from ircdeblur.app.imagefile import ImageFileError, check_output, make_folder
@@ -623,6 +695,166 @@ def reproduce(
         what = f"not a usable configuration ({str(error).removeprefix(f'{config}: ')})"
         raise ImageFileError(_one_line(what), config, "correct it") from error
     _print(sys.stdout, text)
+    return 0
+
+
+DATASET_OUT = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder of the data set.")]
+COUNT = Annotated[int, typer.Option("--count", metavar="N", min=1, help="Number of pairs.")]
+SIZE = Annotated[int, typer.Option("--size", metavar="PX", min=32, help="Side of the pictures in pixels.")]
+DATASET_LENGTH = Annotated[float, typer.Option("--max-length", metavar="L", help="Longest motion in pixels.")]
+SEED = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The same seed gives the same data set.")]
+RESUME = Annotated[bool, typer.Option("--resume", help="Go on with a data set that is unfinished or has grown.")]
+REPLACE = Annotated[bool, typer.Option("--overwrite", help="Remove the data set that is there.")]
+
+
+@dataset.callback(invoke_without_command=True)
+def _dataset(context: typer.Context) -> None:
+    state = context.ensure_object(dict)
+    state["command"] = " ".join(filter(None, ("ircdeblur dataset", context.invoked_subcommand)))
+    if context.invoked_subcommand is None:
+        raise UsageError("no kind of data set given, synthetic or frames")
+
+
+@dataset.command()
+def synthetic(
+    context: typer.Context,
+    photos: Annotated[Path, typer.Argument(metavar="PHOTOS_DIR", help="Folder of sharp photographs.")],
+    out: DATASET_OUT,
+    count: COUNT = 1000,
+    size: SIZE = 256,
+    max_length: DATASET_LENGTH = 35.0,
+    max_noise: Annotated[
+        float, typer.Option("--max-noise", metavar="S", help="Largest standard deviation of the Gaussian noise.")
+    ] = 0.02,
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            "--kinds", metavar="K,...", help="Of camera, uniform, turning, object, still, defocus; all if not given."
+        ),
+    ] = None,
+    largest_side: Annotated[
+        int,
+        typer.Option("--largest-side", metavar="PX", min=64, help="Larger photographs are reduced to that."),
+    ] = 1000,
+    seed: SEED = 0,
+    resume: RESUME = False,
+    overwrite: REPLACE = False,
+    quiet: QUIET = False,
+) -> int:
+    """Blur sharp photographs.
+
+    By camera shakes, straight and turning motions and moving objects, as cameras do: in linear light or not, noisy,
+    some as JPEG, some out of focus.
+    """
+    _check_number("--max-length", max_length, 1.0, 200.0)
+    _check_number("--max-noise", max_noise, 0.0, 1.0)
+    if size % 8:
+        raise UsageError(f"--size must be a multiple of 8, got {size}")
+
+    def prepare() -> Any:
+        from ircdeblur.app.dataset import SyntheticSource
+        from ircdeblur.data.photos import list_photos
+        from ircdeblur.data.synthesis import KINDS
+
+        wanted = KINDS if kinds is None else tuple(kind.strip() for kind in kinds.split(","))
+        if unknown := [kind for kind in wanted if kind not in KINDS]:
+            raise UsageError(f"--kinds must be of {', '.join(KINDS)}, got {unknown[0]!r}")
+        return SyntheticSource(list_photos(photos), size, max_length, max_noise, wanted, largest_side, seed)
+
+    return _write_dataset(context, prepare, out, count, seed, resume, overwrite, quiet)
+
+
+@dataset.command()
+def frames(
+    context: typer.Context,
+    film: Annotated[
+        Path, typer.Argument(metavar="FRAMES_DIR", help="Folder of consecutive frames, of such folders, or a video.")
+    ],
+    out: DATASET_OUT,
+    frames: Annotated[
+        str, typer.Option("--frames", metavar="N|A-B", help="Frames in an average, best odd; a range is drawn from.")
+    ] = "11",
+    count: COUNT = 100,
+    size: SIZE = 256,
+    max_length: DATASET_LENGTH = 35.0,
+    min_length: Annotated[
+        float, typer.Option("--min-length", metavar="L", help="Least median length in pixels.")
+    ] = 2.0,
+    min_trusted: Annotated[
+        float, typer.Option("--min-trusted", metavar="0..1", help="Least share of pixels whose motion is trusted.")
+    ] = 0.4,
+    noise: Annotated[
+        float, typer.Option("--noise", metavar="S", help="Standard deviation of added Gaussian noise.")
+    ] = 0.0,
+    linear_light: Annotated[bool, typer.Option("--linear-light", help="Average in linear light.")] = False,
+    seed: SEED = 0,
+    resume: RESUME = False,
+    overwrite: REPLACE = False,
+    quiet: QUIET = False,
+) -> int:
+    """Average frames of a high-speed film.
+
+    The motion is that of the optical flow along each pixel's path, with a mask of where it is to be trusted. For 240
+    frames per second or so.
+    """
+    from importlib.util import find_spec
+
+    from ircdeblur.app.imagefile import ImageFileError
+
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", frames.strip())
+    low, high = (int(n) for n in (match[1], match[2] or match[1])) if match else (0, 0)
+    if not 3 <= low <= high <= 200:
+        raise UsageError(f"--frames must be a number from 3 to 200 or a range such as 7-21, got {frames!r}")
+    _check_number("--max-length", max_length, 1.0, 200.0)
+    _check_number("--min-length", min_length, 0.0, max_length)
+    _check_number("--min-trusted", min_trusted, 0.0, 1.0)
+    _check_number("--noise", noise, 0.0, 1.0)
+    if find_spec("cv2") is None:
+        raise ImageFileError("the library for optical flow is not installed", "cv2", 'pip install "ircdeblur[train]"')
+
+    def prepare() -> Any:
+        from ircdeblur.app.dataset import FilmSource, find_films
+        from ircdeblur.data.frames import Film, Trust
+
+        films = [Film(path) for path in find_films(film)]
+        return FilmSource(
+            films, (low, high), size, max_length, min_length, min_trusted, noise, linear_light, seed, Trust()
+        )
+
+    return _write_dataset(context, prepare, out, count, seed, resume, overwrite, quiet)
+
+
+def _write_dataset(
+    context: typer.Context,
+    prepare: Callable[[], Any],
+    out: Path,
+    count: int,
+    seed: int,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> int:
+    """Write a data set of the pairs that the prepared source makes."""
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    from ircdeblur.app.dataset import summary, write_dataset
+
+    report = Report(quiet, _debug(context))
+    begun = False
+    with report.noting(out), _progress(count, quiet) as follow:
+
+        def done(number: int, path: Path) -> None:
+            nonlocal begun
+            begun = True
+            follow(number, path)
+
+        try:
+            records = write_dataset(out, prepare(), count, seed, resume, overwrite, done)
+        except BaseException:
+            if begun:
+                report.notes(["what is finished stays; go on with --resume"], out)
+            raise
+    report.say(f"{out}: {summary(records)}")
     return 0
 
 
@@ -796,8 +1028,10 @@ def _plan_motions(inputs: Inputs, out: str | None) -> tuple[list[Path | None], P
     return list(planned), target
 
 
-def _write_motion(path: Path, motion: np.ndarray, pixels: np.ndarray, overwrite: bool) -> None:
-    """Write a motion field, or a drawing of it over the picture."""
+def _write_motion(
+    path: Path, motion: np.ndarray, pixels: np.ndarray, overwrite: bool, error: np.ndarray | None = None
+) -> None:
+    """Write a motion field, or a drawing of it over the picture; that shows the expected errors if they are given."""
     from ircdeblur.app.imagefile import atomic_write
 
     kind = path.suffix.lower()
@@ -808,16 +1042,30 @@ def _write_motion(path: Path, motion: np.ndarray, pixels: np.ndarray, overwrite:
             write_motion(temp, motion, kind)
         return
 
-    import pyvips
-
     from ircdeblur.plots import draw_motion
 
-    drawing = draw_motion(pixels, motion)
+    _write_drawing(path, draw_motion(pixels, motion, error), overwrite)
+
+
+def _write_drawing(path: Path, drawing: np.ndarray, overwrite: bool) -> None:
+    """Write a uint8 array (H, W, 3) as a PNG file."""
+    import pyvips
+
+    from ircdeblur.app.imagefile import atomic_write
+
     height, width, bands = drawing.shape
     image = pyvips.Image.new_from_memory(drawing.data, width, height, bands, "uchar").copy(interpretation="srgb")
     data = image.write_to_buffer(".png")
     with atomic_write(path, overwrite=overwrite) as temp:
         temp.write_bytes(data)
+
+
+def _write_kernel(path: Path, kernel: np.ndarray, overwrite: bool) -> None:
+    from ircdeblur.app.imagefile import atomic_write
+    from ircdeblur.psf import write_psf
+
+    with atomic_write(path, overwrite=overwrite) as temp:
+        write_psf(temp, kernel, path.suffix)
 
 
 @contextmanager
@@ -976,6 +1224,26 @@ def _tile(text: str) -> int | Literal["auto"]:
     return value
 
 
+def _pixel(text: str) -> tuple[int, int]:
+    """Return the value of ``--kernel-at``, column and row."""
+    match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", text)
+    if match is None:
+        raise UsageError(f"--kernel-at must be two whole numbers X,Y of at least 0, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _check_pixel(pixel: tuple[int, int], photo: Photo) -> None:
+    from ircdeblur.app.imagefile import ImageFileError
+
+    height, width = photo.pixels.shape[:2]
+    if not (pixel[0] < width and pixel[1] < height):
+        raise ImageFileError(
+            f"--kernel-at {pixel[0]},{pixel[1]} is outside the photograph ({width} x {height})",
+            photo.path,
+            f"give X from 0 to {width - 1} and Y from 0 to {height - 1}",
+        )
+
+
 def _device(name: str) -> Any:
     """Return the torch device for the value of ``--device``."""
     from ircdeblur.restore import resolve_device
@@ -1115,6 +1383,11 @@ def _one_line(text: str) -> str:
     """Join lines; show what cannot be printed, such as bytes of a file name that are no text, by its code."""
     joined = re.sub(r"\s*[\n\t]\s*", " ", text.strip())
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in joined)
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Return numbers as plain floats with four decimals, and the rest as it is."""
+    return {k: v if v is None or isinstance(v, (str, int)) else round(float(v), 4) for k, v in values.items()}
 
 
 def _print_json(values: dict[str, Any]) -> None:

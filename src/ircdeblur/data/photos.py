@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -86,14 +88,114 @@ class LumaPhotos:
         -------
         crop : (size, size) uint8 tensor
         """
-        image = self.images[rng.integers(len(self.images))]
-        height, width = image.shape
-        top, left = (int(rng.integers(max(n - size, 0) + 1)) for n in (height, width))
-        crop = image[top : top + size, left : left + size]
-        missing = (size - crop.shape[0], size - crop.shape[1])
-        if max(missing) > 0:
-            crop = torch.nn.functional.pad(crop[None, None].float(), (0, missing[1], 0, missing[0]), mode="reflect")
-            crop = crop[0, 0].to(torch.uint8)
-        if rng.random() < 0.5:
-            crop = crop.flip(1)
-        return torch.rot90(crop, int(rng.integers(4)))
+        return cut(self.images[rng.integers(len(self.images))], size, rng)[0]
+
+
+class Crop(NamedTuple):
+    """A crop and where it is from.
+
+    Attributes
+    ----------
+    pixels : (3, size, size) uint8 tensor
+        RGB.
+    path : Path
+        The photograph.
+    longer_side : int
+        Of the copy that was cut, in pixels.
+    top, left : int
+        Corner of the crop there, before it was flipped and turned.
+    """
+
+    pixels: torch.Tensor
+    path: Path
+    longer_side: int
+    top: int
+    left: int
+
+
+class ColorPhotos:
+    """Colour crops of photographs that are read from disk when they are needed.
+
+    Each crop is cut from a copy reduced to a size drawn at random: the photograph's own, or what the largest side
+    allows, or three quarters or 0.56 of that, but not smaller than the crop if the photograph is not.
+
+    Parameters
+    ----------
+    paths : list of paths
+        Picture files.
+    largest_side : int
+        Larger photographs are reduced until their longer side is this, in pixels.
+    scales : tuple of float
+        Sizes relative to that.
+    """
+
+    TRIES = 50
+
+    def __init__(self, paths: list[Path], largest_side: int = 1000, scales: tuple[float, ...] = (1.0, 0.75, 0.56)):
+        self.paths, self.largest_side, self.scales = paths, largest_side, scales
+        self._unreadable: set[Path] = set()
+
+    def take(self, size: int, rng: np.random.Generator) -> Crop:
+        """Cut a random square, flipped and turned at random; an unreadable photograph is passed over with a warning.
+
+        Raises
+        ------
+        ValueError
+            If many photographs in a row cannot be read.
+        """
+        import pyvips
+
+        for _ in range(self.TRIES):
+            path = self.paths[int(rng.integers(len(self.paths)))]
+            scale = float(rng.choice(self.scales))
+            try:
+                pixels = self._reduced(path, scale, size)
+            except pyvips.Error:
+                if path not in self._unreadable:
+                    self._unreadable.add(path)
+                    warnings.warn(f"not a readable photograph, left out: {path.name}", stacklevel=2)
+                continue
+            crop, top, left = cut(pixels, size, rng)
+            return Crop(crop, path, max(pixels.shape[1:]), top, left)
+        raise ValueError(f"{self.TRIES} photographs in a row cannot be read, the last is {path}; check the folder")
+
+    def crop(self, size: int, rng: np.random.Generator) -> torch.Tensor:
+        """Cut a random square, (3, size, size) uint8; see `take`."""
+        return self.take(size, rng).pixels
+
+    def _reduced(self, path: Path, scale: float, size: int) -> torch.Tensor:
+        import pyvips
+
+        whole = pyvips.Image.new_from_file(str(path))
+        longer, shorter = max(whole.width, whole.height), min(whole.width, whole.height)
+        full = min(self.largest_side, longer)
+        # Not below the crop: what is missing would be continued by reflection.
+        target = min(max(round(full * scale), -(-size * longer // shorter)), longer)
+        image = pyvips.Image.thumbnail(str(path), target, height=target, size="down", fail_on="truncated")
+        image = image.colourspace("srgb").cast("uchar")
+        pixels = image[:3].numpy() if image.bands >= 3 else np.repeat(image[0].numpy()[..., None], 3, axis=2)
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def cut(image: torch.Tensor, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, int, int]:
+    """Cut a random square out of a picture (..., H, W), uint8, flipped and turned at random.
+
+    Where the picture is smaller than the square it is continued by reflection.
+
+    Returns
+    -------
+    crop : (..., size, size) uint8 tensor
+    top, left : int
+        Its corner in the picture.
+    """
+    height, width = image.shape[-2:]
+    top, left = (int(rng.integers(max(n - size, 0) + 1)) for n in (height, width))
+    crop = image[..., top : top + size, left : left + size]
+    missing = (size - crop.shape[-2], size - crop.shape[-1])
+    if max(missing) > 0:
+        flat = crop.reshape(1, -1, *crop.shape[-2:]).float()
+        flat = torch.nn.functional.pad(flat, (0, missing[1], 0, missing[0]), mode="reflect")
+        crop = flat.to(torch.uint8).view(*crop.shape[:-2], size, size)
+    if rng.random() < 0.5:
+        crop = crop.flip(-1)
+    return torch.rot90(crop, int(rng.integers(4)), (-2, -1)), top, left

@@ -6,7 +6,8 @@ Each module has a ``run`` that returns a `Report`; `run` here finds it by name a
 - ``NAME-summary.csv``: mean, standard error and number of each cell,
 - ``NAME.md``: the table,
 
-and, for the tables of known blur, curves of PSNR against seconds (CSV and PNG) and strips of pictures (PNG).
+and, for the tables of known blur, curves of PSNR against seconds (CSV and PNG) and strips of pictures (PNG); for the
+table of motions ``table2-motions-*.png``, true and estimated motions of the first photographs in colours.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ def run(
         raise ValueError(f"experiment must be one of {', '.join((*EXPERIMENTS, 'all'))}, got {name!r}")
     if config is not None and name not in CONFIGURED:
         raise ValueError(f"a configuration is for one of {', '.join(CONFIGURED)}, got {name!r}")
+    from ircdeblur.experiments.strips import write_png
+
     texts = []
     for one in EXPERIMENTS if name == "all" else (name,):
         module = importlib.import_module(f"ircdeblur.experiments.{one}")
@@ -72,6 +75,12 @@ def run(
         # What the heading says of the protocol is the full one; this run may have taken fewer.
         number = len({row["photo"] for row in report.rows})
         report.notes.insert(0, f"This run: {number} photograph{'' if number == 1 else 's'}.")
+        written = [out / f"{one}-{picture}.png" for picture in report.pictures]
+        for path, pixels in zip(written, report.pictures.values(), strict=True):
+            write_png(path, pixels)
+        if written:
+            shown = ", ".join(f"`{path.name}`" for path in written)
+            report.notes.append(f"Pictures lie beside this table where it was made: {shown}.")
         report.write_csv(out / f"{one}.csv")
         report.write_summary(out / f"{one}-summary.csv")
         text = report.markdown()

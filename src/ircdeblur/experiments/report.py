@@ -79,6 +79,8 @@ class Report:
         Markdown that follows the tables.
     extra : list of dict
         Figures that join the summary though no table has them.
+    pictures : dict of str to (h, w, 3) uint8 array
+        To be written beside the table, by name. They show photographs and are not for the repository.
     """
 
     title: str
@@ -93,6 +95,7 @@ class Report:
     quoted: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     parts: list[str] = field(default_factory=list)
     extra: list[dict[str, Any]] = field(default_factory=list)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def heads(self) -> tuple[Column, ...]:

@@ -20,8 +20,12 @@ from ircdeblur.experiments.report import Report, table
 from ircdeblur.experiments.synthetic import SEVERITIES, Case, camera_case
 from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import from_double_angle, to_double_angle
-from ircdeblur.nets.checkpoints import load_motion_net, parameter_count, training_summary
+from ircdeblur.nets.checkpoints import training_summary
+from ircdeblur.plots import compare_motions
 from ircdeblur.restore import estimate_motion
+
+PICTURED = 3
+"""The first motions of so many photographs are drawn."""
 
 OURS = {"Motion-Net, raw": False, "Motion-Net, consolidated": True}
 
@@ -71,13 +75,14 @@ def run(data: Path, quick: bool = False, count: int | None = None, baselines: Pa
                     began = time.perf_counter()
                     estimates[name] = method(image)
                     seconds[name] = time.perf_counter() - began
+                if seed == 0 and path in photos[:PICTURED]:
+                    report.pictures[f"motions-{severity}-{case.name}"] = compare_motions(image, case.motion, estimates)
                 for name, motion in estimates.items():
                     row = {"estimate": name, "photo": case.name, "seed": seed, "severity": severity}
                     row[f"MSE {severity}"] = motion_mse(motion, case.motion)
                     report.rows.append({**row, "seconds": seconds[name]} if name in seconds else row)
-    own = (parameter_count(load_motion_net()), training_summary())
-    learned = {**dict.fromkeys(OURS, own), **{name: (b.parameters, b.summary) for name, b in others.items()}}
-    report.parts.append("\n".join(_details(report, learned)))
+    summaries = {**dict.fromkeys(OURS, training_summary()), **{name: b.summary for name, b in others.items()}}
+    report.parts.append("\n".join(_details(report, summaries)))
     report.notes.append(
         "The baselines are re-implementations of the formulations: their networks have Motion-Net's input and about "
         "as many parameters, and are trained on the same kind of pairs. All were timed on the same threads."
@@ -91,14 +96,14 @@ def _image(case: Case) -> np.ndarray:
     return case.blurred[0].permute(1, 2, 0).numpy()
 
 
-def _details(report: Report, learned: dict[str, tuple[int, dict[str, Any]]]) -> list[str]:
+def _details(report: Report, summaries: dict[str, dict[str, Any]]) -> list[str]:
     """Return a table of medians, sizes and training; the medians join the summary."""
     body = []
-    for name, (parameters, summary) in learned.items():
+    for name, summary in summaries.items():
         medians = {s: float(np.median(report.values(f"MSE {s}", estimate=name))) for s in SEVERITIES}
         for severity, median in medians.items():
             report.extra.append({"block": "", "row": name, "column": f"median MSE {severity}", "mean": f"{median:.5g}"})
         trained = f"{summary['seconds'] / 60:.0f} min, {summary['crops']} crops" if "crops" in summary else ""
-        body.append([name, *(f"{m:.2f}" for m in medians.values()), f"{parameters}" if parameters else "", trained])
+        body.append([name, *(f"{m:.2f}" for m in medians.values()), str(summary.get("parameters", "")), trained])
     heads = ("estimate", *(f"median MSE {s}" for s in SEVERITIES), "parameters", "training")
     return table(heads, body)

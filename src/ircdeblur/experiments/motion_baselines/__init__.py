@@ -26,7 +26,7 @@ from ircdeblur.experiments.motion_baselines.fcn import FcnNet
 from ircdeblur.experiments.motion_baselines.patch import PatchNet, PatchNetConfig
 from ircdeblur.experiments.motion_baselines.spectral import spectral_motion
 from ircdeblur.motion import from_double_angle
-from ircdeblur.nets.checkpoints import load_weights, parameter_count, save_weights
+from ircdeblur.nets.checkpoints import load_weights, save_weights
 from ircdeblur.nets.motion_net import MotionNetConfig
 
 NETWORKS: dict[str, tuple[str, Callable[[dict[str, Any]], PatchNet | FcnNet]]] = {
@@ -47,14 +47,11 @@ class Baseline:
     ----------
     estimate : callable
         Of the luminance (1, 1, H, W) in [0, 1]; returns double-angle vectors (1, H, W, 2) in pixels.
-    parameters : int
-        Number of learned values.
     summary : dict
-        Of the training.
+        Of the training; empty if there was none.
     """
 
     estimate: Callable[[torch.Tensor], torch.Tensor]
-    parameters: int = 0
     summary: dict[str, Any] = field(default_factory=dict)
 
     @torch.no_grad()
@@ -95,7 +92,7 @@ def load_baselines(folder: Path | None = None) -> dict[str, Baseline]:
             continue
         net, summary = load_weights(weights_path(folder, name), f"motion-{name}", f"{title} network", build)
         estimate = net.smoothed if isinstance(net, PatchNet) else _first(net)
-        found[title] = Baseline(estimate, parameter_count(net), summary)
+        found[title] = Baseline(estimate, summary)
     if folder is not None and not found:
         raise FileNotFoundError(f"no weights: {' or '.join(str(weights_path(folder, name)) for name in NETWORKS)}")
     return {SPECTRAL: Baseline(lambda luma: spectral_motion(luma[0, 0])[None]), **found}
