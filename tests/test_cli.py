@@ -26,7 +26,7 @@ from ircdeblur.app import cli, imagefile
 from ircdeblur.experiments.synthetic import SEVERITIES
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.motion import describe, from_polar, read_motion, to_polar, write_motion
-from ircdeblur.nets import checkpoints
+from ircdeblur.nets import blind, checkpoints
 from ircdeblur.nets.motion_net import LENGTH_UNIT, MotionNet, MotionNetConfig
 from ircdeblur.psf import read_psf
 from ircdeblur.solvers.settings import METHODS
@@ -77,7 +77,7 @@ def weights(tmp_path_factory, monkeypatch) -> Iterator[Path]:
     checkpoints.save_motion_net(net, folder / checkpoints.MOTION_NET, {"steps": 7, "data": "none"})
     monkeypatch.setattr(checkpoints, "weights_folder", lambda: folder)
     # The refinement would find that the random network's motion does not fit these pictures.
-    monkeypatch.setattr(restore, "length_factor", lambda *_: 1.0)
+    monkeypatch.setattr(blind, "SMALLEST", 1_000_000)
     restore._motion_net.cache_clear()
     yield folder
     restore._motion_net.cache_clear()

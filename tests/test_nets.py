@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from ircdeblur.data.camera import camera_shake
+from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import align_sign, from_double_angle, to_double_angle
-from ircdeblur.nets.blind import camera_model, consolidate, fit_camera, smooth_field
+from ircdeblur.nets.blind import consolidate, estimate, smooth_field
+from ircdeblur.nets.camera_fit import camera_model, fit_camera
 from ircdeblur.nets.checkpoints import load_motion_net, save_motion_net
 from ircdeblur.nets.layers import ChannelNorm
 from ircdeblur.nets.motion_net import SIZES, MotionNet, MotionNetConfig, autocorrelation, decode, encode, half_circle
+from ircdeblur.operators import MotionBlur
 
 TINY = MotionNetConfig(stem=4, widths=(8, 8, 8), blocks=(1, 1, 2), pyramid=8, rates=(1, 2))
 
@@ -171,7 +174,7 @@ def test_camera_fit_with_unknown_signs_noise_and_outliers(seed):
     wrong = rng.random(len(truth)) < 0.2
     seen[wrong] = rng.uniform(-20, 20, (wrong.sum(), 2))
     error[wrong] = 6.0
-    found, _ = fit_camera(seen, error, x, y)
+    found = fit_camera(seen, error, x, y, count=3)[0]
     model = camera_model(x, y) @ found
     off = np.minimum(np.abs(model - truth).max(), np.abs(model + truth).max())
     # 768 vectors with noise 1 px: the fit's own error is some 0.1 px, at the corners up to three times that.
@@ -204,6 +207,83 @@ def test_consolidation_keeps_a_moving_object():
     # The object differs from the camera by far more than the expected error of 1 px.
     assert (align_sign(inside, motion[56:72, 88:104]) - motion[56:72, 88:104]).abs().max() < 2.0
     assert (align_sign(outside, motion[:16, :32]) - motion[:16, :32]).abs().max() < 1.0
+
+
+def shaken(motion, noise=0.01, name="astronaut"):
+    """A photograph that scikit-image ships, blurred by a motion, as (1, 1, H, W)."""
+    import skimage.data
+
+    height, width = motion.shape[:2]
+    grey = getattr(skimage.data, name)()[:height, :width].mean(-1) / 255
+    blurred = MotionBlur(torch.tensor(motion).float(), boundary="reflect").A(torch.from_numpy(grey).float()[None, None])
+    return blurred + noise * torch.randn(blurred.shape, generator=torch.Generator().manual_seed(0))
+
+
+def answer(motion, length=1.0, turn=0.0, error=6.0):
+    """A network that answers with a motion whose lengths and angles are wrong."""
+    radians = 2 * np.deg2rad(turn)
+    rotation = torch.tensor([[np.cos(radians), np.sin(radians)], [-np.sin(radians), np.cos(radians)]]).float()
+    double = length * to_double_angle(torch.from_numpy(motion).float()) @ rotation
+    return lambda image: (double[None], torch.full((1, *motion.shape[:2]), error))
+
+
+@pytest.mark.parametrize(("length", "turn"), [(1.35, 5.0), (0.65, -10.0)])
+def test_the_picture_corrects_the_network(length, turn):
+    motion = camera_shake((320, 384), 18.0, seed=11)
+    image = shaken(motion)
+    found = estimate(answer(motion, length, turn), image)
+    before = motion_mse(from_double_angle(answer(motion, length, turn)(image)[0][0]).numpy(), motion)
+    after = motion_mse(found.motion.numpy(), motion)
+    # On photographs 0.2 px^2 is usual, at most 1; the answers were wrong by a third of the length.
+    assert before > 5
+    assert after < 0.1 * before
+    assert after < 1.0
+    assert found.camera_share > 0.9
+    off = (align_sign(found.motion, torch.from_numpy(motion)) - torch.from_numpy(motion)).norm(dim=-1)
+    assert off.median() < found.error.median() < 2.0
+
+
+def test_a_motion_that_no_camera_makes_is_kept():
+    """Lengths 5 to 25 px, angles 20 to 160 degrees across the picture."""
+    ramp = np.linspace(0, 1, 512)[None] * np.ones((512, 1))
+    length, angle = 5 + 20 * ramp, np.deg2rad(20 + 140 * ramp)
+    motion = np.stack((length * np.cos(angle), -length * np.sin(angle)), -1)
+    found = estimate(answer(motion, 1.15), shaken(motion))
+    # No more than what the network was wrong by.
+    assert motion_mse(found.motion.numpy(), motion) < motion_mse((1.15 * motion).astype(np.float32), motion) + 1.0
+    assert found.camera_share < 0.1
+
+
+def test_what_does_not_look_like_motion_stays_doubtful():
+    motion = camera_shake((192, 192), 6.0, seed=3)
+    image = shaken(motion)
+    sure, unsure = (estimate(answer(motion, error=e), image).error.median() for e in (2.0, 15.0))
+    assert sure < 1
+    assert unsure > 10
+
+
+def test_long_motions_are_found_in_a_smaller_picture():
+    """A network that knows motions up to 36 px, as the trained ones do."""
+    motion = np.broadcast_to(np.array([52.0, -30.0], np.float32), (400, 480, 2))
+    calls = []
+
+    def net(image):
+        calls.append(image.shape)
+        scale = image.shape[-1] / 480
+        field = torch.from_numpy(motion.copy())[: image.shape[-2], : image.shape[-1]] * scale
+        field = field * (36 / field.norm(dim=-1, keepdim=True)).clamp(max=1)
+        return to_double_angle(field)[None], torch.full((1, *image.shape[-2:]), 4.0)
+
+    found = estimate(net, shaken(motion))
+    assert [shape[-1] for shape in calls] == [480, 240]
+    assert found.motion.shape == (400, 480, 2)
+    assert motion_mse(found.motion.numpy(), motion) < 4
+
+
+def test_tiny_pictures_are_not_refined():
+    motion = np.broadcast_to(np.array([5.0, 0.0], np.float32), (40, 40, 2))
+    found = estimate(answer(motion), torch.rand(1, 3, 40, 40)).motion
+    assert (found - torch.from_numpy(motion.copy())).abs().max() < 0.1
 
 
 def test_smoothing_weighs_by_confidence():

@@ -12,7 +12,7 @@ import torch
 
 from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
 from ircdeblur.motion import check_motion, to_polar
-from ircdeblur.nets.blind import MotionEstimate, estimate, length_factor, limit_length
+from ircdeblur.nets.blind import MotionEstimate, estimate, limit_length
 from ircdeblur.nets.checkpoints import load_motion_net
 from ircdeblur.nets.motion_net import MotionNet
 from ircdeblur.operators import MotionBlur, UniformBlur
@@ -199,13 +199,7 @@ def _estimate(x: torch.Tensor, tile: int | None, consolidated: bool = True) -> M
         planes = _in_tiles(window, (image.shape[-2], image.shape[-1]), tile, None)
         return planes[:, :2].permute(0, 2, 3, 1), planes[:, 2]
 
-    found = estimate(forward, luma, consolidated)
-    if consolidated:
-        grey = luma.mean(1, keepdim=True)
-        found = dataclasses.replace(
-            found, motion=found.motion * length_factor(grey, found.motion, estimate_noise(grey))
-        )
-    return found
+    return estimate(forward, luma, consolidated)
 
 
 def _check_noise(noise: float | None) -> None:

@@ -1,0 +1,176 @@
+"""The likelihood of motions given the spectra of a picture, and what is fitted to it."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ircdeblur.motion import align_sign, from_polar, to_double_angle
+from ircdeblur.nets import evidence as spectra
+from ircdeblur.nets.camera_fit import camera_model
+from ircdeblur.nets.evidence import SpectralEvidence
+from ircdeblur.nets.refine import misfit, refine_camera, refine_local, smoothest_labels
+from ircdeblur.operators import MotionBlur
+
+
+def texture(shape, seed=0):
+    """Noise whose power falls with the frequency, as a photograph's does, (1, 1, H, W)."""
+    rng = np.random.default_rng(seed)
+    fy, fx = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None]
+    falling = 1 / np.maximum(np.hypot(fy, fx), 1 / 64) ** 1.5
+    image = np.fft.irfft2(np.fft.rfft2(rng.normal(size=shape)) * falling, s=shape)
+    return torch.from_numpy(0.5 + 0.15 * image / image.std()).float()[None, None]
+
+
+def moved(motion, noise=0.005, seed=0):
+    field = torch.from_numpy(np.ascontiguousarray(motion)).float()
+    blurred = MotionBlur(field, boundary="reflect").A(texture(motion.shape[:2], seed))
+    return blurred + noise * torch.randn(blurred.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def uniform(shape, length, angle):
+    return np.broadcast_to(from_polar(np.array(length), np.array(float(angle))), (*shape, 2))
+
+
+def test_likelihood_by_the_formula():
+    """Oracle: the model written out in NumPy, with amplitudes found by a search on a fine grid."""
+    side = 32
+    image = moved(uniform((side + 1, side + 1), 7.0, 30.0))
+    evidence = SpectralEvidence(image, 0.005, window=side)
+    assert evidence.shape == (1, 1)
+    grey = image[0, 0].double().numpy()
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(side) / (side - 1))
+    taper = np.outer(window, window)
+    taper /= np.sqrt((taper**2).sum())
+    power = 0
+    for gradient in (grey[:-1, 1:] - grey[:-1, :-1], grey[1:, :-1] - grey[:-1, :-1]):
+        gradient = gradient - (gradient * taper).sum() / taper.sum()
+        power = power + np.abs(np.fft.fft2(gradient * taper)) ** 2
+    u, v, a = 5.0, -3.0, 3.0
+    sectors: dict[int, list[tuple[float, float, float]]] = {}
+    for i, j in itertools.product(range(side), range(side // 2 + 1)):
+        fy, fx = (i if i < side // 2 else i - side) / side, j / side
+        radius = math.hypot(fx, fy)
+        if not 2.5 / side < radius < spectra.HIGHEST or (fx == 0 and fy < 0):
+            continue
+        gain = abs(np.exp(2j * np.pi * fx) - 1) ** 2 + abs(np.exp(2j * np.pi * fy) - 1) ** 2
+        shape = gain * radius**-a * (np.sinc(fx * u + fy * v) ** 2 + spectra.FLOOR)
+        sector = int(min(math.atan2(fy, fx) % math.pi / math.pi * spectra.SECTORS, spectra.SECTORS - 1))
+        sectors.setdefault(sector, []).append((power[i, j], shape, 0.005**2 * gain))
+    total = 0.0
+    for rows in sectors.values():
+        p, shape, noise = np.array(rows).T
+        mean = np.exp(np.linspace(-25, 5, 20001))[:, None] * shape + noise
+        total += (-np.log(mean) - p / mean).sum(1).max()
+    found = evidence.log_likelihood(torch.tensor([[u, v]]), a)
+    # A few updates do not quite reach the best amplitudes: never above them, and below by less than they matter.
+    assert total - 1.0 < float(found) < total + 0.05
+
+
+@pytest.mark.parametrize(("length", "angle"), [(9.0, 20.0), (17.0, 100.0), (30.0, 160.0)])
+def test_the_true_motion_is_likeliest(length, angle):
+    evidence = SpectralEvidence(moved(uniform((200, 220), length, angle)), 0.005)
+    count = len(evidence.x)
+
+    def total(length, angle):
+        field = torch.from_numpy(np.broadcast_to(from_polar(np.array(length), np.array(angle)), (count, 2)).copy())
+        return float(evidence.log_likelihood(field.float(), 3.0).sum())
+
+    best = total(length, angle)
+    assert all(total(length * s, angle) < best for s in (0.6, 0.8, 0.92, 1.08, 1.25, 1.6))
+    assert all(total(length, angle + t) < best for t in (-40.0, -12.0, 12.0, 40.0, 90.0))
+    assert total(length, angle + 180) == pytest.approx(best, rel=1e-5)
+
+
+def test_gradient_by_finite_differences():
+    evidence = SpectralEvidence(moved(uniform((100, 150), 11.0, 40.0)), 0.005)
+    motion = torch.tensor([[8.0, -6.0]]).repeat(len(evidence.x), 1).requires_grad_()
+    evidence.log_likelihood(motion, 3.0).sum().backward()
+    step = 0.05
+    for axis in (0, 1):
+        ahead, behind = (motion.detach().clone() for _ in range(2))
+        ahead[0, axis] += step
+        behind[0, axis] -= step
+        slope = (evidence.log_likelihood(ahead, 3.0)[0] - evidence.log_likelihood(behind, 3.0)[0]) / (2 * step)
+        # The amplitudes are only nearly at their best, where they would not matter: some per cent.
+        assert float(motion.grad[0, axis]) == pytest.approx(float(slope), rel=0.1, abs=0.3)
+
+
+def test_sampling_and_spreading():
+    evidence = SpectralEvidence(torch.rand(1, 1, 240, 333), 0.01)
+    x, y = torch.from_numpy(evidence.x).float(), torch.from_numpy(evidence.y).float()
+    columns, rows = torch.meshgrid(torch.arange(333.0), torch.arange(240.0), indexing="xy")
+    plane = (2 * columns - rows)[None]
+    # A plane stays one: bilinear interpolation between pixels, then between windows.
+    torch.testing.assert_close(evidence.sample(plane, (240, 333))[0], 2 * x - y, atol=1e-2, rtol=1e-4)
+    spread = evidence.spread((2 * x - y)[None], (240, 333), (240, 333))[0]
+    inner = (slice(48, 192), slice(48, 285))
+    torch.testing.assert_close(spread[inner], plane[0][inner], atol=0.6, rtol=0)
+
+
+def test_too_small_a_picture():
+    with pytest.raises(ValueError, match="17 x 17"):
+        SpectralEvidence(torch.rand(1, 1, 12, 40), 0.01)
+
+
+def test_misfit_is_bounded_and_smooth():
+    d = torch.tensor([-5.0, 0.0, 1e-3, 1e6], requires_grad=True)
+    cost = misfit(d, 10.0)
+    torch.testing.assert_close(cost.detach(), torch.tensor([-5.0, 0.0, 1e-3, 10.0]))
+    cost.sum().backward()
+    assert d.grad[0] == 1
+    assert d.grad[3] == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (4, 1)])
+def test_labels_of_a_chain_are_optimal(shape):
+    """On a chain belief propagation is exact; oracle: all labelings."""
+    rng = np.random.default_rng(1)
+    unary, pairwise = rng.random((*shape, 3)), rng.random((3, 3))
+    pairwise = pairwise + pairwise.T
+    found = smoothest_labels(torch.from_numpy(unary), torch.from_numpy(pairwise), sweeps=60).flatten().tolist()
+    flat = unary.reshape(-1, 3)
+
+    def cost(labels):
+        return sum(flat[i, k] for i, k in enumerate(labels)) + sum(
+            pairwise[a, b] for a, b in itertools.pairwise(labels)
+        )
+
+    assert tuple(found) == min(itertools.product(range(3), repeat=4), key=cost)
+
+
+def test_local_refinement():
+    """A field that turns: started with lengths a fifth too long and turned by 10 degrees."""
+    shape = (240, 288)
+    ramp = np.linspace(0, 1, shape[1])[None] * np.ones((shape[0], 1))
+    motion = from_polar(14 + 4 * ramp, 30 + 40 * ramp)
+    evidence = SpectralEvidence(moved(motion), 0.005)
+    place = (evidence.y.astype(int), evidence.x.astype(int))
+    truth = motion[place]
+    wrong = to_double_angle(from_polar(1.2 * (14 + 4 * ramp), 40 + 40 * ramp))[place]
+    found = refine_local(evidence, torch.from_numpy(wrong).float())
+    off = np.hypot(*(found.parameters - to_double_angle(truth)).T)
+    assert np.hypot(*(wrong - to_double_angle(truth)).T).min() > 5
+    # The lengths vary by 2 px within a window, and the spectra of one window tell them to 5 %.
+    assert np.median(off) < 2.0
+    assert (found.likelihood <= found.best).all()
+
+
+def test_camera_refinement():
+    shape = (240, 300)
+    y, x = (g.ravel() for g in np.mgrid[-0.8:0.8:240j, -1:1:300j])
+    truth = np.array([9.0, 6.0, 1.0, -5.0, 1.0, 0.5])
+    motion = (camera_model(x, y) @ truth).reshape(*shape, 2)
+    evidence = SpectralEvidence(moved(motion, seed=3), 0.005)
+    design = camera_model((evidence.x - 149.5) / 150, (evidence.y - 119.5) / 150)
+    best = evidence.log_likelihood(torch.from_numpy(design @ truth).float(), 3.0)
+    start = 0.75 * truth + [0.0, -1.0, 0.5, 0.5, 0.0, 0.0]
+    # The other start is hopeless.
+    found = refine_camera(evidence, design, np.stack((start, [0.0, 20, 0, 0, 0, 0])), 3.0, best)
+    windows = design @ found.parameters
+    off = np.hypot(*(align_sign(windows, design @ truth) - design @ truth).T)
+    # Seven numbers from some twenty windows, each of which tells its motion to 5 %.
+    assert off.mean() < 0.5
+    assert found.cost < 10 * len(evidence.x)
