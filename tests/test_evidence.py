@@ -11,7 +11,7 @@ from ircdeblur.motion import align_sign, from_polar, to_double_angle
 from ircdeblur.nets import evidence as spectra
 from ircdeblur.nets.camera_fit import camera_model
 from ircdeblur.nets.evidence import SpectralEvidence
-from ircdeblur.nets.refine import misfit, refine_camera, refine_local, smoothest_labels
+from ircdeblur.nets.refine import Refined, misfit, refine_camera, refine_local, smoothest_labels, standing_still
 from ircdeblur.operators import MotionBlur
 
 
@@ -174,3 +174,18 @@ def test_camera_refinement():
     # Seven numbers from some twenty windows, each of which tells its motion to 5 %.
     assert off.mean() < 0.5
     assert found.cost < 10 * len(evidence.x)
+
+
+@pytest.mark.parametrize(("length", "moved"), [(0.0, False), (6.0, True), (20.0, True)])
+def test_standing_still(length, moved):
+    evidence = SpectralEvidence(moved_uniformly(length), 0.005)
+    found = torch.from_numpy(
+        np.broadcast_to(from_polar(np.array(max(length, 1.5)), np.array(30.0)), (len(evidence.x), 2)).copy()
+    )
+    likelihood = evidence.log_likelihood(found.float(), 3.0)
+    excess = standing_still(evidence, Refined(found.numpy(), 3.0, likelihood, 0.0, likelihood))
+    assert (excess > 0.1) == moved
+
+
+def moved_uniformly(length):
+    return moved(uniform((200, 220), length, 30.0))

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
-from ircdeblur.motion import check_motion, to_polar
+from ircdeblur.motion import CERTAIN, DOUBTFUL, STILL, check_motion, to_polar
 from ircdeblur.nets.blind import MotionEstimate, estimate, limit_length
-from ircdeblur.nets.checkpoints import load_motion_net
+from ircdeblur.nets.checkpoints import MOTION_NETS, load_motion_net
 from ircdeblur.nets.motion_net import MotionNet
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.psf import check_psf
@@ -33,10 +33,8 @@ TILE = 768
 OVERLAP = 64
 """Pixels that neighbouring tiles share on each side, blended into each other."""
 
-BLIND_PRIOR = 2.5
-"""How many times stronger the prior is when the motion is estimated: it is never exact. On ten validation photographs
-1.1, 1.7, 2.6 and 4.3 gained 1.7, 2.0, 2.1 and 2.0 dB (moderate) and 3.5, 3.5, 3.4 and 3.2 dB (severe); the larger it
-was, the less was lost where the motion was wrong."""
+BLIND_PRIOR = 1.1
+"""How many times stronger the prior is when the motion is estimated, as it is never exact."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +117,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 @functools.lru_cache(maxsize=2)
-def _motion_net(device: torch.device) -> MotionNet:
-    return load_motion_net().to(device)
+def _motion_net(device: torch.device, size: str) -> MotionNet:
+    return load_motion_net(size=size).to(device)
 
 
 def _tile_side(tile: Tile, shape: tuple[int, int]) -> int | None:
@@ -186,9 +184,9 @@ def _in_tiles(
     return total.div_(weights.to(total))
 
 
-def _estimate(x: torch.Tensor, tile: int | None, consolidated: bool = True) -> MotionEstimate:
+def _estimate(x: torch.Tensor, tile: int | None, size: str, consolidated: bool = True) -> MotionEstimate:
     """Estimate the motion of (1, C, H, W)."""
-    net = _motion_net(x.device)
+    net = _motion_net(x.device, size)
     luma = (x if x.shape[1] in (1, 3) else x.mean(1, keepdim=True)).clamp(0, 1)
 
     def forward(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,6 +205,11 @@ def _check_noise(noise: float | None) -> None:
         raise ValueError(
             f"noise must be None (estimated) or a standard deviation >= 0 on the [0, 1] scale, got {noise}"
         )
+
+
+def _check_size(size: str) -> None:
+    if size not in MOTION_NETS:
+        raise ValueError(f"motion_net must be one of {', '.join(MOTION_NETS)}, got {size!r}")
 
 
 def _check_method(method: str) -> None:
@@ -330,6 +333,7 @@ def estimate_motion(
     image: Image,
     *,
     consolidated: bool = True,
+    motion_net: str = "small",
     tile: Tile = "auto",
     device: str | torch.device = "auto",
     return_error: bool = False,
@@ -341,7 +345,9 @@ def estimate_motion(
     image : (H, W) or (H, W, C) array, or (H, W), (C, H, W) or (B, C, H, W) tensor
         Photograph: float in [0, 1], uint8 or uint16.
     consolidated : bool
-        Fit a camera motion, smooth, and refine the length (the default); without, the network's raw answer.
+        Fit a camera motion, smooth, and refine on the picture (the default); without, the network's raw answer.
+    motion_net : {"small", "base"}
+        The network: the fast one or the larger one.
     tile, device
         As for `deconvolve`.
     return_error : bool
@@ -354,9 +360,10 @@ def estimate_motion(
     error : (H, W) or (B, H, W) float32
         Only with `return_error`: pixels.
     """
+    _check_size(motion_net)
     x, kind = _read(image, resolve_device(device))
     side = _tile_side(tile, (x.shape[-2], x.shape[-1]))
-    estimates = [_estimate(item[None], side, consolidated) for item in x]
+    estimates = [_estimate(item[None], side, motion_net, consolidated) for item in x]
 
     def back(parts: list[torch.Tensor]) -> Any:
         stacked = torch.stack(parts) if kind.is_torch and kind.ndim == 4 else parts[0]
@@ -382,24 +389,18 @@ def restoration_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tenso
     return moved * sure
 
 
-STILL = 2.0
-"""Motions of at most this length are not undone in a blind restoration; from twice this length on they are in full."""
-
-CERTAIN, DOUBTFUL = 0.3, 0.8
-"""Relative errors of the motion below which it is undone in full, and above which it is not undone at all."""
-
-
 def _deblur(
     x: torch.Tensor,
     method: str,
     noise: float | None,
     strength: float,
+    size: str,
     tile: int | None,
     linear_light: bool,
     progress: Progress | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the restored (1, C, H, W) and its motion (H, W, 2)."""
-    found = _estimate(x, tile)
+    found = _estimate(x, tile, size)
     weight = strength * restoration_weight(to_polar(found.motion)[0], found.error)
     if float(weight.max()) <= 0.0:
         return x, found.motion
@@ -416,6 +417,7 @@ def deblur(
     method: str = "irc-mm",
     noise: float | None = None,
     strength: float = 1.0,
+    motion_net: str = "small",
     tile: Tile = "auto",
     device: str | torch.device = "auto",
     linear_light: bool = False,
@@ -434,6 +436,8 @@ def deblur(
         Return the motion field too.
     strength : float
         In [0, 1]: 0 returns the photograph, 1 the full restoration.
+    motion_net
+        As for `estimate_motion`.
     method, noise, tile, device, linear_light, progress
         As for `deconvolve`.
 
@@ -446,11 +450,12 @@ def deblur(
     """
     _check_method(method)
     _check_noise(noise)
+    _check_size(motion_net)
     if not 0.0 <= strength <= 1.0:
         raise ValueError(f"strength must be in [0, 1], got {strength}")
     x, kind = _read(image, resolve_device(device))
     side = _tile_side(tile, (x.shape[-2], x.shape[-1]))
-    pairs = [_deblur(item[None], method, noise, strength, side, linear_light, progress) for item in x]
+    pairs = [_deblur(item[None], method, noise, strength, motion_net, side, linear_light, progress) for item in x]
     sharp = kind.back(torch.cat([p[0] for p in pairs]))
     if not return_motion:
         return sharp

@@ -58,6 +58,13 @@ class Method(str, Enum):
     epll = "epll"
 
 
+class Size(str, Enum):
+    """Sizes of the network that finds the motion: those of `ircdeblur.nets.checkpoints.MOTION_NETS`."""
+
+    small = "small"
+    base = "base"
+
+
 class Network(str, Enum):
     """Networks that can be trained."""
 
@@ -125,6 +132,9 @@ INPUT = Annotated[Path, typer.Argument(metavar="INPUT", help="Photograph.")]
 OUT = Annotated[
     str,
     typer.Option("--output", "-o", metavar="OUT", help="File to write; for several photographs a folder."),
+]
+MOTION_NET = Annotated[
+    Size, typer.Option("--motion-net", help="Network that finds the motion: the fast one, or the larger one.")
 ]
 METHOD = Annotated[Method, typer.Option("--method", help="Solver.")]
 NOISE = Annotated[
@@ -257,6 +267,7 @@ def deblur(
     method: METHOD = Method.irc_mm,
     noise: NOISE = "auto",
     strength: STRENGTH = 1.0,
+    motion_net: MOTION_NET = Size.small,
     tile: TILE = "auto",
     device: DEVICE = "auto",
     linear_light: LINEAR = False,
@@ -287,6 +298,7 @@ def deblur(
                 method=method.value,
                 noise=sigma,
                 strength=strength,
+                motion_net=motion_net.value,
                 tile=side,
                 device=target,
                 linear_light=linear_light,
@@ -321,6 +333,7 @@ def motion(
         typer.Option("--kernel-out", metavar="K", help="Write that kernel, for deconvolve --psf: .png, .tif or .npy."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as a line of JSON.")] = False,
+    motion_net: MOTION_NET = Size.small,
     tile: TILE = "auto",
     device: DEVICE = "auto",
     overwrite: OVERWRITE = False,
@@ -358,7 +371,9 @@ def motion(
     _require_weights()
     with report.noting(source), _progress(1, quiet) as follow:
         follow(0, source)
-        field, error = restore.estimate_motion(photo.pixels, tile=side, device=target, return_error=True)
+        field, error = restore.estimate_motion(
+            photo.pixels, motion_net=motion_net.value, tile=side, device=target, return_error=True
+        )
     if out is not None:
         _write_motion(out, field, photo.pixels, overwrite, error)
     if kernels is not None:

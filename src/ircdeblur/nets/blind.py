@@ -20,7 +20,7 @@ from ircdeblur.motion import from_double_angle, to_double_angle
 from ircdeblur.nets.camera_fit import camera_model, fit_camera
 from ircdeblur.nets.evidence import SpectralEvidence
 from ircdeblur.nets.motion_net import STRIDE
-from ircdeblur.nets.refine import OUTLIER, refine_camera, refine_local
+from ircdeblur.nets.refine import OUTLIER, refine_camera, refine_local, standing_still
 from ircdeblur.solvers.settings import estimate_noise
 
 Net = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -78,11 +78,18 @@ def smooth_field(double: torch.Tensor, error: torch.Tensor, sigma: float) -> tup
 CAMERAS = 2
 """Fits of a camera to the network's answers, and to the refined ones, that are tried on the picture."""
 
-COMPLEXITY = 60.0
-"""By how much more likely, logarithmically, a window must be that moves alone than one that moves with the camera."""
+MOVED = 0.04
+"""Excess (see `standing_still`) from which on a camera is believed to have moved. On validation pictures it is 0.02 and
+less for sharp ones, 0.2 and more for most moved ones."""
 
-CAMERA_MAY_FAIL = 0.2
-"""Share of the windows that may move alone before the camera is given up."""
+COMPLEXITY = 60.0
+"""By how much more likely, logarithmically, a window must be that moves alone than one that moves with the camera: a
+field of many parameters always fits a little better."""
+
+CAMERA_FAILS = 0.45
+"""Share of the frame where the local field may be farther from the camera than its own expected error, before the
+camera is given up. On validation pictures it is up to 0.2 with camera shake, up to 0.4 where something large moved by
+itself, and 0.6 and more in fields that no camera makes."""
 
 CAMERA_TOLERANCE = 2.5
 """Where the local answer is farther from the camera model than this many times its own error, it is believed."""
@@ -98,14 +105,11 @@ class _Alternatives:
         Double-angle vectors of a camera that shook, and of a field that need not be one's.
     tolerance : (h, w) tensor or float
         How far the two may differ, in units of the local field's expected error, before the local one is believed.
-    camera_holds : bool
-        Whether there is one camera's motion at all.
     """
 
     camera: torch.Tensor
     local: torch.Tensor
     tolerance: torch.Tensor | float
-    camera_holds: bool
 
 
 def _alternatives(
@@ -131,7 +135,7 @@ def _alternatives(
     vectors = from_double_angle(raw).reshape(-1, 2).double().cpu().numpy()
     cameras = fit_camera(vectors, spread.flatten().double().cpu().numpy(), x, y, CAMERAS, seed)
     if evidence is None:
-        return _Alternatives(camera_field(cameras[0]), local, CAMERA_TOLERANCE, True)
+        return _Alternatives(camera_field(cameras[0]), local, CAMERA_TOLERANCE)
 
     wide, _ = smooth_field(raw, spread, sigma=3.0)
     seen = evidence.sample(wide.permute(2, 0, 1), shape).T
@@ -146,14 +150,16 @@ def _alternatives(
     more = fit_camera(from_double_angle(alone.parameters), error, at_x, at_y, CAMERAS, seed)
     design = camera_model(at_x, at_y)
     camera = refine_camera(evidence, design, np.concatenate((cameras, more)), alone.exponent, alone.best)
+    parameters = camera.parameters
+    if standing_still(evidence, camera) < MOVED:
+        parameters = np.zeros_like(parameters)
 
     with torch.no_grad():
         own = evidence.log_likelihood(from_double_angle(refined), camera.exponent)
     gain = own - camera.likelihood
-    holds = float((gain > COMPLEXITY).float().mean()) <= CAMERA_MAY_FAIL
     gain = evidence.spread(gain[None], grid, shape)[0]
     tolerance = CAMERA_TOLERANCE + ((COMPLEXITY - gain) / OUTLIER).clamp(-2, 4)
-    return _Alternatives(camera_field(camera.parameters), local, tolerance, holds)
+    return _Alternatives(camera_field(parameters), local, tolerance)
 
 
 def consolidate(
@@ -186,12 +192,11 @@ def consolidate(
     spread = to_grid(error[None])[0]
     found = _alternatives(raw, spread, (height, width), evidence, seed)
     _, local_error = smooth_field(raw, spread, sigma=1.0)
-    if found.camera_holds:
-        # How far the local answer is from the camera, in units of what it may be off by itself.
-        away = (found.local - found.camera).norm(dim=-1) / (local_error + 1.0)
-        trust = torch.sigmoid(4.0 * (found.tolerance - away))
-    else:
-        trust = torch.zeros_like(spread)
+    # How far the local answer is from the camera, in units of what it may be off by itself.
+    away = (found.local - found.camera).norm(dim=-1) / (local_error + 1.0)
+    trust = torch.sigmoid(4.0 * (found.tolerance - away))
+    if evidence is not None and float((away > 1).float().mean()) > CAMERA_FAILS:
+        trust = torch.zeros_like(trust)
     mixed = torch.lerp(found.local, found.camera, trust[..., None])
     camera_error = 0.5 * local_error
     if evidence is not None:

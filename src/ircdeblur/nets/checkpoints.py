@@ -16,7 +16,10 @@ from safetensors.torch import save_file
 
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
 
-MOTION_NET = "motion-net.safetensors"
+MOTION_NETS = {"small": "motion-net.safetensors", "base": "motion-net-base.safetensors"}
+"""Files of the Motion-Nets that come with the package, by size."""
+
+MOTION_NET = MOTION_NETS["small"]
 
 Net = TypeVar("Net", bound=torch.nn.Module)
 
@@ -113,9 +116,9 @@ def save_motion_net(
     save_weights(net, "motion-net", asdict(net.config), path, summary, half)
 
 
-def load_motion_net(path: str | Path | None = None) -> MotionNet:
-    """Read a Motion-Net, by default from the weights that came with the package; see `load_weights`."""
-    path = path if path is not None else weights_folder() / MOTION_NET
+def load_motion_net(path: str | Path | None = None, size: str = "small") -> MotionNet:
+    """Read a Motion-Net, by default the one of a size that came with the package; see `load_weights`."""
+    path = path if path is not None else weights_folder() / MOTION_NETS[size]
     return load_weights(path, "motion-net", "Motion-Net", lambda config: MotionNet(MotionNetConfig(**config)))[0]
 
 
