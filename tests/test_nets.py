@@ -1,5 +1,6 @@
 """Motion-Net, its weights, the consolidation of its answers, and its training."""
 
+import itertools
 import json
 
 import numpy as np
@@ -322,6 +323,34 @@ def test_training_end_to_end(tmp_path):
     assert int((out / "log.csv").read_text().splitlines()[-1].split(",")[0]) > steps
 
 
+def test_loss_counts_only_what_is_known(net):
+    pytest.importorskip("lightning")
+    from ircdeblur.data.synthesis import Pairs
+    from ircdeblur.training.motion_net import UNKNOWN, MixedPairs, motion_loss
+
+    blurred = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    motion = torch.zeros(1, 32, 32, 2)
+    motion[..., 16:, 0] = 30.0
+    known = torch.ones(1, 32, 32)
+    known[..., 16:] = torch.nan
+    some = motion_loss(net, Pairs(blurred, motion, known, blurred))
+    motion[..., 16:, 0] = -5.0
+    torch.testing.assert_close(motion_loss(net, Pairs(blurred, motion, known, blurred)), some)
+    assert torch.isfinite(some)
+    # Where the blur is no motion the stated error is drawn to its value: the loss falls on the way there.
+    nothing = Pairs(blurred, 0 * motion, 0 * torch.ones(1, 32, 32), blurred)
+    with torch.no_grad():
+        net.out.weight.zero_()
+        net.out.bias.copy_(torch.tensor([0.0, 0.0, np.log(UNKNOWN)]))
+        best = motion_loss(net, nothing)
+        net.out.bias[2] += 1
+        assert motion_loss(net, nothing) == pytest.approx(float(best) + 0.1, abs=1e-5)
+
+    mixed = iter(MixedPairs(itertools.repeat("a"), itertools.repeat("b"), 0.25, seed=0))
+    drawn = [next(mixed) for _ in range(400)]
+    assert 70 < drawn.count("b") < 130
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -329,6 +358,7 @@ def test_training_end_to_end(tmp_path):
         ("pairs: {size: 3}", "pairs.size"),
         ("train_time: '5'", "HH:MM:SS"),
         ("pairs: 3", "pairs"),
+        ("dataset_share: 0.2", "needs datasets"),
     ],
 )
 def test_bad_configuration(tmp_path, text, message):

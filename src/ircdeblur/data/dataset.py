@@ -8,6 +8,7 @@ with the settings. ``ircdeblur dataset`` makes them; `DatasetPairs` trains on th
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ class DatasetPairs(IterableDataset):
     Yields
     ------
     pairs : Pairs
-        Luminance, (B, 1, crop, crop); `known` is the trust mask.
+        Luminance, (B, 1, crop, crop); `known` is 1 where the motion is to be trusted, NaN elsewhere.
     """
 
     def __init__(
@@ -191,7 +192,8 @@ class DatasetPairs(IterableDataset):
             pictures.append(turned[0])
             motions.append(turned[1])
         stack = torch.stack(pictures).float()
-        blurred, sharp, known = stack[:, :1] / 255, stack[:, 1:2] / 255, stack[:, 2]
+        blurred, sharp, trust = stack[:, :1] / 255, stack[:, 1:2] / 255, stack[:, 2]
+        known = torch.where(trust > 0, 1.0, math.nan)
         if self.max_noise > 0:
             sigma = torch.as_tensor(self.max_noise * rng.random(self.batch), dtype=torch.float32).view(-1, 1, 1, 1)
             blurred = blurred + sigma * torch.randn(blurred.shape, generator=noise)

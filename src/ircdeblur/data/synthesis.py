@@ -164,7 +164,7 @@ class Pairs(NamedTuple):
     motion : (B, H, W, 2) float32 tensor
         Pixels; u right, v down.
     known : (B, H, W) float32 tensor
-        1 where the blur is that motion, 0 where it is something else (out of focus) or not to be trusted.
+        1 where the blur is that motion, 0 where it is something else (out of focus), NaN where nobody knows.
     sharp : (B, C, H, W) float32 tensor
         What the blurred crop shows, with the same exposure.
     """

@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
@@ -24,9 +24,10 @@ import yaml
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from ircdeblur.data.camera import camera_shake
+from ircdeblur.data.dataset import DatasetPairs
 from ircdeblur.data.photos import LUMA, LumaPhotos, list_photos, load_photo
 from ircdeblur.data.synthesis import Pairs, PairSettings, SyntheticPairs, disc_blur, line_blur
 from ircdeblur.metrics import motion_mse
@@ -62,6 +63,10 @@ class TrainingConfig:
         Steps between validations.
     validation_pictures : int
         Pictures with camera shake that they look at; a third as many more are still.
+    datasets : tuple of str
+        Data sets (see `ircdeblur.data.dataset`) below the data folder, of averaged frames for instance.
+    dataset_share : float
+        Share of the batches that come from them, in [0, 1].
     pairs : PairSettings
         The synthetic pairs.
     network : MotionNetConfig
@@ -78,6 +83,8 @@ class TrainingConfig:
     precision: str = "bf16-mixed"
     validate_every: int = 500
     validation_pictures: int = 24
+    datasets: tuple[str, ...] = ()
+    dataset_share: float = 0.0
     pairs: PairSettings = field(default_factory=PairSettings)
     network: MotionNetConfig = field(default_factory=MotionNetConfig)
 
@@ -107,6 +114,8 @@ def load_config(path: str | Path) -> TrainingConfig:
 
     config: TrainingConfig = build(TrainingConfig, data, "")
     parse_time(config.train_time)
+    if not 0 <= config.dataset_share <= 1 or (config.dataset_share > 0 and not config.datasets):
+        raise ValueError(f"{path}: dataset_share must be in [0, 1] and needs datasets, got {config.dataset_share}")
     return config
 
 
@@ -142,11 +151,38 @@ def motion_loss(net: MotionNet, pairs: Pairs) -> torch.Tensor:
     log_scale = grid[:, 2].clamp(-5.0, 3.0)
     likelihood = torch.sqrt(squared.detach() + 1e-6) * torch.exp(-log_scale) + 2 * log_scale
     unsure = (log_scale - math.log(UNKNOWN)).abs()
-    return (robust + 0.1 * torch.lerp(unsure, likelihood, known)).mean()
+    counts = known.isfinite()
+    loss = robust + 0.1 * torch.lerp(unsure, likelihood, known.nan_to_num())
+    return (loss * counts).sum() / counts.sum().clamp(min=1)
 
 
 ROBUST = 0.25
 """Errors above this (in units of 16 px) count by their size, smaller ones by their square."""
+
+
+class MixedPairs(IterableDataset):
+    """Batches of one source, and now and then of another one.
+
+    Parameters
+    ----------
+    first, second : iterable of Pairs
+        Endless sources.
+    share : float
+        Of the second, in [0, 1].
+    seed : int
+        Of their order.
+    """
+
+    def __init__(self, first: Iterable[Pairs], second: Iterable[Pairs], share: float, seed: int):
+        super().__init__()
+        self.first, self.second, self.share, self.seed = first, second, share, seed
+
+    def __iter__(self) -> Iterator[Pairs]:
+        rng = np.random.default_rng(self.seed)
+        first, second = iter(self.first), iter(self.second)
+        while True:
+            yield next(second if rng.random() < self.share else first)
+
 
 UNKNOWN = 0.5
 """Laplace scale (in units of 16 px) that a network is to state where the blur is no motion."""
@@ -404,7 +440,18 @@ def fit(
     started = 0
     if resume is not None:
         started = int(torch.load(resume, map_location="cpu", weights_only=True)["global_step"])
-    pairs = SyntheticPairs(photos, config.pairs, seed=config.seed + started, device=device)
+    seed = config.seed + started
+    pairs: IterableDataset[Pairs] = SyntheticPairs(photos, config.pairs, seed, device)
+    if config.dataset_share > 0:
+        found = DatasetPairs(
+            [data / name for name in config.datasets],
+            config.pairs.crop,
+            config.pairs.batch,
+            seed,
+            config.pairs.max_noise,
+            device,
+        )
+        pairs = MixedPairs(pairs, found, config.dataset_share, seed)
     out = weights.parent
     out.mkdir(parents=True, exist_ok=True)
     machine = torch.cuda.get_device_name() if gpu else f"{os.cpu_count()} CPU cores, {platform.machine()}"
