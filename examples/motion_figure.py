@@ -43,7 +43,7 @@ def main() -> None:
         truth = fast_field(*photo.shape[:2])
         blurred = ircdeblur.blur(photo, motion=truth, noise=NOISE, seed=0) / np.float32(255)
         motion, error = estimate_motion(blurred, return_error=True)
-        estimates = {"the network alone": estimate_motion(blurred, consolidated=False), "consolidated": motion}
+        estimates = {"the network alone": estimate_motion(blurred, consolidation="none"), "consolidated": motion}
         print(f"{name}: {describe(motion, error)}; motion MSE {motion_mse(motion, truth):.1f} px^2")
         strips.append(compare_motions(blurred, truth, estimates))
         if name == "coffee":

@@ -21,6 +21,7 @@ from ircdeblur.experiments.synthetic import camera_case, uniform_case
 from ircdeblur.experiments.table3 import rim_and_interior
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.metrics import psnr
+from ircdeblur.motion import canonical
 from ircdeblur.plots import captioned, plot_quality
 from ircdeblur.solvers.settings import DEFAULTS, METHODS
 
@@ -227,8 +228,12 @@ def test_table3(small_data, tmp_path):
 
 
 def test_table2_pictures_of_the_first_photographs(small_data, tmp_path, monkeypatch):
+    def still(image, return_error=False, **options):
+        motion, error = np.zeros((*image.shape[:2], 2)), np.ones(image.shape[:2])
+        return (motion, error) if return_error else motion
+
     monkeypatch.setattr(table2, "PICTURED", 1)
-    monkeypatch.setattr(table2, "estimate_motion", lambda image, consolidated: np.zeros((*image.shape[:2], 2)))
+    monkeypatch.setattr(table2, "estimate_motion", still)
     text = experiments.run("table2", small_data, tmp_path, quick=True)
     names = [f"table2-motions-{severity}-000.png" for severity in ("moderate", "severe")]
     assert [path.name for path in sorted(tmp_path.glob("*.png"))] == names
@@ -497,3 +502,35 @@ def test_report_with_blocks_columns_and_differences():
     assert "| c − a | +1.50 ± 0.50 | 2 |" in lines
     assert report.summary()[-1]["row"] == "c"
     np.testing.assert_array_equal(report.paired("PSNR (dB)", "c", "a", "one"), [1.0, 2.0])
+
+
+def test_mean_over_flips_and_turns(monkeypatch):
+    """Oracle: an estimator that answers rightly whatever way the picture is turned averages to the right answer."""
+    rng = np.random.default_rng(0)
+    image = rng.random((5, 7, 3))
+    truth = canonical(rng.normal(size=(5, 7, 2)))
+    known = {}
+    for flip in (False, True):
+        for quarters in range(4):
+            seen = np.rot90(image[:, ::-1] if flip else image, quarters)
+            field = truth[:, ::-1] * [-1, 1] if flip else truth
+            for _ in range(quarters):
+                # A turn to the left takes (u right, v down) to (v, -u).
+                field = np.rot90(field)
+                field = np.stack((field[..., 1], -field[..., 0]), -1)
+            known[seen.tobytes()] = field
+    monkeypatch.setattr(table2, "estimate_motion", lambda seen, **_: known[seen.tobytes()])
+    np.testing.assert_allclose(table2.turned_average(image, "small"), truth, atol=1e-6)
+
+
+def test_aligned_share():
+    truth = np.zeros((2, 10, 2))
+    truth[..., 0] = 8.0
+    truth[0, :5] = [3.0, 0.0]
+    motion = truth.copy()
+    motion[0, 5] = [0.0, 8.0]
+    motion[0, 6] = -motion[0, 6]
+    error = np.ones((2, 10))
+    error[1] = 5.0
+    # Of the first row's five long vectors one is wrong; the second row is not confident.
+    assert table2.aligned(motion, error, truth) == pytest.approx(0.8)

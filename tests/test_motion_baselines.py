@@ -402,7 +402,7 @@ def test_table2_takes_the_baselines_in(tmp_path, monkeypatch):
         cells = [c.strip() for c in line.strip("|").split("|")]
         rows.setdefault(cells[0], []).append(cells[1:])
     for name, size, training in (
-        ("Motion-Net, raw", 5, "2 min, 12 crops"),
+        ("Motion-Net small, raw", 5, "2 min, 12 crops"),
         ("CNN-Patch-like", 7, "3 min, 34 crops"),
         (motion_baselines.SPECTRAL, "", ""),
     ):

@@ -202,7 +202,7 @@ def example():
 
 
 def test_the_example_makes_what_the_page_shows(example, tmp_path, monkeypatch, capsys):
-    def estimate(image, consolidated=True, return_error=False):
+    def estimate(image, consolidation="picture", return_error=False):
         motion = example.fast_field(*image.shape[:2])
         return (motion, np.ones(image.shape[:2])) if return_error else motion
 

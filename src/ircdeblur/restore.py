@@ -12,7 +12,7 @@ import torch
 
 from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
 from ircdeblur.motion import CERTAIN, DOUBTFUL, STILL, check_motion, to_polar
-from ircdeblur.nets.blind import MotionEstimate, estimate, limit_length
+from ircdeblur.nets.blind import CONSOLIDATIONS, MotionEstimate, estimate, limit_length
 from ircdeblur.nets.checkpoints import MOTION_NETS, load_motion_net
 from ircdeblur.nets.motion_net import MotionNet
 from ircdeblur.operators import MotionBlur, UniformBlur
@@ -184,7 +184,7 @@ def _in_tiles(
     return total.div_(weights.to(total))
 
 
-def _estimate(x: torch.Tensor, tile: int | None, size: str, consolidated: bool = True) -> MotionEstimate:
+def _estimate(x: torch.Tensor, tile: int | None, size: str, consolidation: str = "picture") -> MotionEstimate:
     """Estimate the motion of (1, C, H, W)."""
     net = _motion_net(x.device, size)
     luma = (x if x.shape[1] in (1, 3) else x.mean(1, keepdim=True)).clamp(0, 1)
@@ -197,7 +197,7 @@ def _estimate(x: torch.Tensor, tile: int | None, size: str, consolidated: bool =
         planes = _in_tiles(window, (image.shape[-2], image.shape[-1]), tile, None)
         return planes[:, :2].permute(0, 2, 3, 1), planes[:, 2]
 
-    return estimate(forward, luma, consolidated)
+    return estimate(forward, luma, consolidation)
 
 
 def _check_noise(noise: float | None) -> None:
@@ -207,9 +207,11 @@ def _check_noise(noise: float | None) -> None:
         )
 
 
-def _check_size(size: str) -> None:
+def _check_estimation(size: str, consolidation: str) -> None:
     if size not in MOTION_NETS:
         raise ValueError(f"motion_net must be one of {', '.join(MOTION_NETS)}, got {size!r}")
+    if consolidation not in CONSOLIDATIONS:
+        raise ValueError(f"consolidation must be one of {', '.join(CONSOLIDATIONS)}, got {consolidation!r}")
 
 
 def _check_method(method: str) -> None:
@@ -332,7 +334,7 @@ def deconvolve(
 def estimate_motion(
     image: Image,
     *,
-    consolidated: bool = True,
+    consolidation: str = "picture",
     motion_net: str = "small",
     tile: Tile = "auto",
     device: str | torch.device = "auto",
@@ -344,8 +346,9 @@ def estimate_motion(
     ----------
     image : (H, W) or (H, W, C) array, or (H, W), (C, H, W) or (B, C, H, W) tensor
         Photograph: float in [0, 1], uint8 or uint16.
-    consolidated : bool
-        Fit a camera motion, smooth, and refine on the picture (the default); without, the network's raw answer.
+    consolidation : {"picture", "answers", "none"}
+        What is made of the network's answers: a camera is fitted to them, or where there is none they are smoothed,
+        and both are refined on the picture itself; the same without the picture; or nothing.
     motion_net : {"small", "base"}
         The network: the fast one or the larger one.
     tile, device
@@ -360,10 +363,10 @@ def estimate_motion(
     error : (H, W) or (B, H, W) float32
         Only with `return_error`: pixels.
     """
-    _check_size(motion_net)
+    _check_estimation(motion_net, consolidation)
     x, kind = _read(image, resolve_device(device))
     side = _tile_side(tile, (x.shape[-2], x.shape[-1]))
-    estimates = [_estimate(item[None], side, motion_net, consolidated) for item in x]
+    estimates = [_estimate(item[None], side, motion_net, consolidation) for item in x]
 
     def back(parts: list[torch.Tensor]) -> Any:
         stacked = torch.stack(parts) if kind.is_torch and kind.ndim == 4 else parts[0]
@@ -395,12 +398,13 @@ def _deblur(
     noise: float | None,
     strength: float,
     size: str,
+    consolidation: str,
     tile: int | None,
     linear_light: bool,
     progress: Progress | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the restored (1, C, H, W) and its motion (H, W, 2)."""
-    found = _estimate(x, tile, size)
+    found = _estimate(x, tile, size, consolidation)
     weight = strength * restoration_weight(to_polar(found.motion)[0], found.error)
     if float(weight.max()) <= 0.0:
         return x, found.motion
@@ -418,6 +422,7 @@ def deblur(
     noise: float | None = None,
     strength: float = 1.0,
     motion_net: str = "small",
+    consolidation: str = "picture",
     tile: Tile = "auto",
     device: str | torch.device = "auto",
     linear_light: bool = False,
@@ -436,7 +441,7 @@ def deblur(
         Return the motion field too.
     strength : float
         In [0, 1]: 0 returns the photograph, 1 the full restoration.
-    motion_net
+    motion_net, consolidation
         As for `estimate_motion`.
     method, noise, tile, device, linear_light, progress
         As for `deconvolve`.
@@ -450,12 +455,13 @@ def deblur(
     """
     _check_method(method)
     _check_noise(noise)
-    _check_size(motion_net)
+    _check_estimation(motion_net, consolidation)
     if not 0.0 <= strength <= 1.0:
         raise ValueError(f"strength must be in [0, 1], got {strength}")
     x, kind = _read(image, resolve_device(device))
     side = _tile_side(tile, (x.shape[-2], x.shape[-1]))
-    pairs = [_deblur(item[None], method, noise, strength, motion_net, side, linear_light, progress) for item in x]
+    options = (method, noise, strength, motion_net, consolidation, side, linear_light, progress)
+    pairs = [_deblur(item[None], *options) for item in x]
     sharp = kind.back(torch.cat([p[0] for p in pairs]))
     if not return_motion:
         return sharp

@@ -220,7 +220,7 @@ UNLIKE_MOTION = 0.9
 
 
 @torch.no_grad()
-def estimate(net: Net, image: torch.Tensor, consolidated: bool = True) -> MotionEstimate:
+def estimate(net: Net, image: torch.Tensor, consolidation: str = "picture") -> MotionEstimate:
     """Estimate the motion of one photograph.
 
     Parameters
@@ -229,16 +229,17 @@ def estimate(net: Net, image: torch.Tensor, consolidated: bool = True) -> Motion
         What answers as `MotionNet.forward` does.
     image : (1, 1 or 3, H, W) tensor
         In [0, 1].
-    consolidated : bool
-        Fit the camera, smooth, and refine; without, the network's raw answer is returned.
+    consolidation : {"picture", "answers", "none"}
+        Fit the camera, smooth, and refine on the picture; go by the network's answers alone; or return them as they
+        are.
     """
     double, error = net(image)
-    if not consolidated:
+    if consolidation == "none":
         return MotionEstimate(from_double_angle(double[0]), error[0], 0.0)
     luma = luminance(image)
     height, width = luma.shape[-2:]
     evidence = None
-    if min(height, width) >= SMALLEST:
+    if consolidation == "picture" and min(height, width) >= SMALLEST:
         step = max(48, round((height * width / MOST_WINDOWS) ** 0.5))
         evidence = SpectralEvidence(luma, estimate_noise(luma), step)
     with torch.enable_grad():
@@ -247,13 +248,16 @@ def estimate(net: Net, image: torch.Tensor, consolidated: bool = True) -> Motion
         return found
     # Motions that are longer than the network knows are shorter in a smaller picture.
     half = F.interpolate(image, scale_factor=0.5, mode="area")
-    smaller = estimate(net, half)
+    smaller = estimate(net, half, consolidation)
     if 2 * typical_length(smaller.motion) < LONG:
         return found
     planes = torch.cat((to_double_angle(smaller.motion).permute(2, 0, 1), smaller.error[None]))[None] * 2
     planes = F.interpolate(planes, size=(height, width), mode="bilinear", align_corners=False)[0]
     return MotionEstimate(from_double_angle(planes[:2].permute(1, 2, 0)), planes[2], smaller.camera_share)
 
+
+CONSOLIDATIONS = ("picture", "answers", "none")
+"""What can be made of a network's answers."""
 
 LONG = 32.0
 """Motions in pixels from which on the picture is looked at in half its size, too."""
