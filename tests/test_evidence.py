@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from ircdeblur.data.synthesis import disc_blur
 from ircdeblur.motion import align_sign, from_polar, to_double_angle
 from ircdeblur.nets import evidence as spectra
 from ircdeblur.nets.camera_fit import camera_model
@@ -183,9 +184,26 @@ def test_standing_still(length, moved):
         np.broadcast_to(from_polar(np.array(max(length, 1.5)), np.array(30.0)), (len(evidence.x), 2)).copy()
     )
     likelihood = evidence.log_likelihood(found.float(), 3.0)
-    excess = standing_still(evidence, Refined(found.numpy(), 3.0, likelihood, 0.0, likelihood))
-    assert (excess > 0.1) == moved
+    in_focus, out_of_focus = standing_still(evidence, Refined(found.numpy(), 3.0, likelihood, 0.0, likelihood))
+    assert (in_focus > 0.1) == moved
+    assert out_of_focus > 0
 
 
 def moved_uniformly(length):
     return moved(uniform((200, 220), length, 30.0))
+
+
+def test_out_of_focus_is_no_motion():
+    blurred = disc_blur(texture((220, 240)), torch.tensor([4.0]))
+    blurred = blurred + 0.005 * torch.randn(blurred.shape, generator=torch.Generator().manual_seed(0))
+    evidence = SpectralEvidence(blurred, 0.005)
+    radii = torch.tensor([0.0, 2.0, 3.0, 4.0, 5.0, 6.5])
+    totals = evidence.log_likelihood_of_discs(radii, 3.0).sum(-1)
+    assert int(totals.argmax()) == 3
+    # A disc of no size is no motion of no length.
+    still = evidence.log_likelihood(torch.zeros(len(evidence.x), 2), 3.0)
+    torch.testing.assert_close(evidence.log_likelihood_of_discs(radii[:1], 3.0)[0], still, rtol=1e-4, atol=0.1)
+    found = torch.tensor([[6.0, 0.0]]).repeat(len(evidence.x), 1)
+    likelihood = evidence.log_likelihood(found, 3.0)
+    in_focus, out_of_focus = standing_still(evidence, Refined(found.numpy(), 3.0, likelihood, 0.0, likelihood))
+    assert out_of_focus < -0.1 < in_focus

@@ -75,12 +75,17 @@ def smooth_field(double: torch.Tensor, error: torch.Tensor, sigma: float) -> tup
     return (planes[:2] / planes[3]).permute(1, 2, 0), planes[2] / planes[3]
 
 
-CAMERAS = 2
+CAMERAS = 4
 """Fits of a camera to the network's answers, and to the refined ones, that are tried on the picture."""
 
-MOVED = 0.04
-"""Excess (see `standing_still`) from which on a camera is believed to have moved. On validation pictures it is 0.02 and
-less for sharp ones, 0.2 and more for most moved ones."""
+IN_FOCUS, OUT_OF_FOCUS = 0.1, -0.1
+"""Below these (see `standing_still`) a picture did not move. On validation pictures the first is 0.06 and less for
+sharp ones and 0.2 and more for most moved ones; the second -0.3 and less for those out of focus, 0.05 and more for
+others."""
+
+SHORT = 6.0
+"""Typical length of the network's answers in pixels from which on a picture is not believed to be sharp: a smooth one
+that moved far may have nothing left by which its spectra could tell."""
 
 COMPLEXITY = 60.0
 """By how much more likely, logarithmically, a window must be that moves alone than one that moves with the camera: a
@@ -151,7 +156,9 @@ def _alternatives(
     design = camera_model(at_x, at_y)
     camera = refine_camera(evidence, design, np.concatenate((cameras, more)), alone.exponent, alone.best)
     parameters = camera.parameters
-    if standing_still(evidence, camera) < MOVED:
+    in_focus, out_of_focus = standing_still(evidence, camera)
+    short = float(wide.norm(dim=-1).median()) < SHORT
+    if out_of_focus < OUT_OF_FOCUS or (short and in_focus < IN_FOCUS):
         parameters = np.zeros_like(parameters)
 
     with torch.no_grad():
@@ -215,7 +222,7 @@ def consolidate(
 CAMERA_ERROR = (0.3, 0.05)
 """Error of a camera's motion that was fitted to the spectra: pixels, and pixels per pixel of length."""
 
-UNLIKE_MOTION = 0.9
+UNLIKE_MOTION = 1.15
 """Expected error of the network's answer, relative to its length and 3 px, at which the blur seems to be no motion."""
 
 

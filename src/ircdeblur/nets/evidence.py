@@ -139,8 +139,29 @@ class SpectralEvidence:
             Differentiable in both.
         """
         stripes = torch.sinc(motion[..., :1] * self._fx + motion[..., 1:] * self._fy).square()
-        slope = torch.exp(-self._log_radius * torch.as_tensor(exponent, device=motion.device)[..., None])
-        shape = self._gain * slope * (stripes + FLOOR)
+        return self._log_likelihood(stripes, torch.as_tensor(exponent, device=motion.device))
+
+    def log_likelihood_of_discs(self, radius: torch.Tensor, exponent: float) -> torch.Tensor:
+        """Return the log-likelihood of every window if nothing moved but a lens was out of focus.
+
+        Parameters
+        ----------
+        radius : (k,) tensor
+            Of the discs that points become, in pixels; 0 is in focus.
+        exponent : float
+            By which the power of the scene falls.
+
+        Returns
+        -------
+        values : (k, n) tensor
+        """
+        argument = (2 * math.pi * radius[:, None, None] * self._log_radius.exp()).clamp(min=1e-3)
+        rings = (2 * torch.special.bessel_j1(argument) / argument).square()
+        return self._log_likelihood(rings, torch.as_tensor(exponent, device=radius.device))
+
+    def _log_likelihood(self, blur: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
+        """Return the log-likelihood for the power (..., n or 1, frequencies) that a blur leaves."""
+        shape = self._gain * torch.exp(-self._log_radius * exponent[..., None]) * (blur + FLOOR)
         with torch.no_grad():
             # At the best amplitudes their derivative vanishes, so none is needed.
             amplitude = self._amplitude(shape.detach())

@@ -30,7 +30,7 @@ LENGTH_STEP, TURN_STEP, STEP_LIMIT = 0.08, 4.0, 8.0
 SHAPE_SPREAD = 0.1
 """How far, relative to the length, a camera's motion may be off in anything but all lengths together."""
 
-TRIED, EXPLAINED = 4, 0.5
+TRIED, EXPLAINED = 6, 0.5
 """Starts of a camera's motion that are improved, and the mean cost of the windows, relative to that of an outlier, at
 which one of them is good enough."""
 
@@ -229,7 +229,7 @@ def refine_camera(
     design : (n, 2, 6) array
         `camera_model` at the windows.
     starts : (k, 6) array
-        Parameters to start from; factors of each are tried, and the likeliest `TRIED` improved.
+        Parameters to start from; factors of each are tried, and the likeliest `TRIED` are improved with theirs.
     exponent, best
         As for `descend`.
     """
@@ -242,8 +242,13 @@ def refine_camera(
     best = torch.maximum(best, tables.amax((0, 1)))
     costs = misfit(best - tables).sum(-1).cpu().numpy() + prior
     answers = []
-    for flat in costs.argsort(axis=None)[:TRIED]:
-        i, j = np.unravel_index(flat, costs.shape)
+    tried: list[tuple[int, int]] = []
+    for flat in costs.argsort(axis=None):
+        i, j = (int(index) for index in np.unravel_index(flat, costs.shape))
+        # Neighbouring factors of one start end at the same place.
+        if any(i == a and abs(j - b) <= 1 for a, b in tried):
+            continue
+        tried.append((i, j))
         start = starts[i] * np.exp(LOG_SCALES[j])
         variance = 1 + SHAPE_SPREAD**2 * float(np.square(design @ start).sum(-1).mean())
 
@@ -252,13 +257,18 @@ def refine_camera(
 
         found = descend(evidence, lambda parameters: rows @ parameters, start, penalty, exponent, best)
         answers.append(replace(found, cost=found.cost + float(prior[j])))
-        if float(misfit(found.best - found.likelihood).mean()) < EXPLAINED * OUTLIER:
+        good = float(misfit(found.best - found.likelihood).mean()) < EXPLAINED * OUTLIER
+        if good or len(tried) == TRIED:
             break
     return min(answers, key=lambda answer: answer.cost)
 
 
-def standing_still(evidence: SpectralEvidence, moved: Refined) -> float:
-    """Return how much worse no motion explains a picture than a motion that was fitted to it.
+DISCS = (0.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0)
+"""Radii in pixels of lenses out of focus; 0 is in focus."""
+
+
+def standing_still(evidence: SpectralEvidence, moved: Refined) -> tuple[float, float]:
+    """Return how much worse than a fitted motion no motion explains a picture.
 
     Parameters
     ----------
@@ -269,14 +279,15 @@ def standing_still(evidence: SpectralEvidence, moved: Refined) -> float:
 
     Returns
     -------
-    excess : float
-        Mean cost of a window, as a share of that of an outlier: about 0 for sharp pictures, and below 0 where the
-        spectrum falls as evenly as that of a soft one.
+    in_focus, out_of_focus : float
+        Mean cost of a window, as a share of that of an outlier, more than the motion's: of no blur at all, and of a
+        lens out of focus. The first is about 0 for sharp pictures, the second well below 0 for those out of focus.
     """
-    still = torch.zeros(len(evidence.x), 2, device=evidence.device)
-    exponents = np.linspace(*EXPONENT_RANGE, 12)
+    radii = torch.tensor(DISCS, device=evidence.device)
     with torch.no_grad():
-        table = torch.stack([evidence.log_likelihood(still, float(a)) for a in exponents])
-    best = torch.maximum(moved.best, table.amax(0))
-    cost = misfit(best - table).mean(-1).min() - misfit(best - moved.likelihood).mean()
-    return float(cost) / OUTLIER
+        table = torch.stack(
+            [evidence.log_likelihood_of_discs(radii, float(a)) for a in np.linspace(*EXPONENT_RANGE, 7)]
+        )
+    best = torch.maximum(moved.best, table.amax((0, 1)))
+    costs = misfit(best - table).mean(-1).amin(0) - misfit(best - moved.likelihood).mean()
+    return float(costs[0]) / OUTLIER, float(costs[1:].min()) / OUTLIER

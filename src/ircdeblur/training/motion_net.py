@@ -480,7 +480,14 @@ def fit(
         callbacks=[
             EMAWeightAveraging(decay=config.average),
             ExportAndLog(weights, save, summary),
-            ModelCheckpoint(out, save_last=True, save_top_k=0, every_n_train_steps=config.validate_every),
+            ModelCheckpoint(
+                out,
+                save_last=True,
+                save_top_k=0,
+                every_n_train_steps=config.validate_every,
+                # A run that goes on writes over the checkpoint that it came from.
+                enable_version_counter=False,
+            ),
         ],
     )
     once: DataLoader[int] = DataLoader([0], batch_size=None)  # type: ignore[arg-type]
