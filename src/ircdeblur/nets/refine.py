@@ -267,6 +267,10 @@ DISCS = (0.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0)
 """Radii in pixels of lenses out of focus; 0 is in focus."""
 
 
+NATURAL_EXPONENTS = np.linspace(1.6, 3.8, 7)
+"""Exponents of photographs that did not move; an uneven motion leaves a spectrum that falls faster, but evenly."""
+
+
 def standing_still(evidence: SpectralEvidence, moved: Refined) -> tuple[float, float]:
     """Return how much worse than a fitted motion no motion explains a picture.
 
@@ -285,9 +289,7 @@ def standing_still(evidence: SpectralEvidence, moved: Refined) -> tuple[float, f
     """
     radii = torch.tensor(DISCS, device=evidence.device)
     with torch.no_grad():
-        table = torch.stack(
-            [evidence.log_likelihood_of_discs(radii, float(a)) for a in np.linspace(*EXPONENT_RANGE, 7)]
-        )
+        table = torch.stack([evidence.log_likelihood_of_discs(radii, float(a)) for a in NATURAL_EXPONENTS])
     best = torch.maximum(moved.best, table.amax((0, 1)))
     costs = misfit(best - table).mean(-1).amin(0) - misfit(best - moved.likelihood).mean()
     return float(costs[0]) / OUTLIER, float(costs[1:].min()) / OUTLIER
