@@ -1097,3 +1097,22 @@ def test_draw_motion_refuses_what_does_not_fit():
         plots.draw_motion(np.zeros((4, 5)), np.zeros((5, 4, 2)))
     with pytest.raises(ValueError, match="image must have shape"):
         plots.draw_motion(np.zeros((4, 5, 2)), np.zeros((4, 5, 2)))
+
+
+def test_consolidations_are_those_of_the_package():
+    assert tuple(c.value for c in cli.Consolidation) == blind.CONSOLIDATIONS
+
+
+def test_motion_by_other_weights_and_raw(call, tmp_path, blurred, weights):
+    own = tmp_path / "own.safetensors"
+    own.write_bytes((weights / checkpoints.MOTION_NET).read_bytes())
+    outcome = call("motion", blurred, "--motion-net", own, "--consolidation", "none", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    missing = call("motion", blurred, "--motion-net", "base")
+    assert missing.code == 1
+    assert missing.err.startswith("error: the weights are missing: ")
+    assert "--motion-net" in missing.err
+    own.write_text("no weights")
+    broken = call("deblur", blurred, "-o", tmp_path / "x.png", "--motion-net", own)
+    assert broken.code == 1
+    assert broken.err.startswith("error: not usable weights")

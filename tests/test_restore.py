@@ -10,6 +10,8 @@ from ircdeblur import restore
 from ircdeblur.data.camera import camera_shake
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.metrics import motion_mse, psnr
+from ircdeblur.motion import from_double_angle
+from ircdeblur.nets.checkpoints import save_motion_net
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
 from ircdeblur.solvers import METHODS
 
@@ -29,7 +31,7 @@ def random_net(monkeypatch):
     net = MotionNet(MotionNetConfig(stem=4, widths=(8, 8, 8), blocks=(1, 1, 1), pyramid=8, rates=(1,))).eval()
     with torch.no_grad():
         net.out.bias.copy_(torch.tensor([0.5, 0.2, -4.0]))
-    monkeypatch.setattr(restore, "_motion_net", lambda device, size: net)
+    monkeypatch.setattr(restore, "_motion_net", lambda device, name: net)
 
 
 def kinds(photo):
@@ -145,7 +147,7 @@ def test_blind_leaves_still_and_doubtful_pictures_alone(photo, monkeypatch):
 
     for length, error, changes in ((1.0, 0.2, False), (10.0, 20.0, False), (10.0, 0.5, True)):
         net = Net(length, error)
-        monkeypatch.setattr(restore, "_motion_net", lambda device, size, net=net: net)
+        monkeypatch.setattr(restore, "_motion_net", lambda device, name, net=net: net)
         blurred = ircdeblur.blur(photo, motion=np.broadcast_to([length, 0.0], (*photo.shape[:2], 2)))
         sharp, motion = ircdeblur.deblur(blurred, return_motion=True, noise=0.002)
         # So small a picture has few windows to be refined by: to some 15 %, or a pixel and a half.
@@ -225,3 +227,21 @@ def test_white_pictures_and_white_patches(method):
     blurred = ircdeblur.blur(patch, psf=PSF)
     # Only noise-free filters overshoot the flat parts, by a few per cent of the step.
     assert np.abs(ircdeblur.deconvolve(blurred, psf=PSF, method=method, noise=0.005)[:10] - 0.3).max() < 0.1
+
+
+def test_a_network_of_ones_own(photo, tmp_path):
+    torch.manual_seed(0)
+    net = MotionNet(MotionNetConfig(stem=2, widths=(4, 4, 4), blocks=(1, 1, 1), pyramid=4, rates=(1,))).eval()
+    path = tmp_path / "own.safetensors"
+    save_motion_net(net, path)
+    found = ircdeblur.estimate_motion(photo, motion_net=path, consolidation="none")
+    with torch.no_grad():
+        double = net(torch.from_numpy(photo).float().permute(2, 0, 1)[None])[0][0]
+    np.testing.assert_allclose(found, from_double_angle(double).numpy(), atol=1e-4)
+    for name in ("large", str(tmp_path / "none.safetensors")):
+        with pytest.raises(ValueError, match="motion_net must be small or base or a file"):
+            ircdeblur.estimate_motion(photo, motion_net=name)
+    with pytest.raises(TypeError, match="motion_net"):
+        ircdeblur.deblur(photo, motion_net=3)
+    with pytest.raises(ValueError, match="consolidation"):
+        ircdeblur.estimate_motion(photo, consolidation="all")

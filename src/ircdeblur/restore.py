@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
 from ircdeblur.motion import CERTAIN, DOUBTFUL, STILL, check_motion, to_polar
 from ircdeblur.nets.blind import CONSOLIDATIONS, MotionEstimate, estimate, limit_length
-from ircdeblur.nets.checkpoints import MOTION_NETS, load_motion_net
+from ircdeblur.nets.checkpoints import MOTION_NETS, load_motion_net, motion_net_path
 from ircdeblur.nets.motion_net import MotionNet
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.psf import check_psf
@@ -119,8 +120,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 @functools.lru_cache(maxsize=2)
-def _motion_net(device: torch.device, size: str) -> MotionNet:
-    return load_motion_net(size=size).to(device)
+def _motion_net(device: torch.device, name: str) -> MotionNet:
+    return load_motion_net(motion_net_path(name)).to(device)
 
 
 def _tile_side(tile: Tile, shape: tuple[int, int]) -> int | None:
@@ -209,9 +210,13 @@ def _check_noise(noise: float | None) -> None:
         )
 
 
-def _check_estimation(size: str, consolidation: str) -> None:
-    if size not in MOTION_NETS:
-        raise ValueError(f"motion_net must be one of {', '.join(MOTION_NETS)}, got {size!r}")
+def _check_estimation(motion_net: str | Path, consolidation: str) -> None:
+    if not isinstance(motion_net, (str, Path)):
+        raise TypeError(f"motion_net must be the name of a size or a path, got {type(motion_net).__name__}")
+    path = motion_net_path(motion_net)
+    if not path.is_file():
+        where = f"; the package has no {path.name}" if motion_net in MOTION_NETS else ""
+        raise ValueError(f"motion_net must be {' or '.join(MOTION_NETS)} or a file of weights, got {motion_net}{where}")
     if consolidation not in CONSOLIDATIONS:
         raise ValueError(f"consolidation must be one of {', '.join(CONSOLIDATIONS)}, got {consolidation!r}")
 
@@ -337,7 +342,7 @@ def estimate_motion(
     image: Image,
     *,
     consolidation: str = "picture",
-    motion_net: str = "small",
+    motion_net: str | Path = "small",
     tile: Tile = "auto",
     device: str | torch.device = "auto",
     return_error: bool = False,
@@ -351,8 +356,9 @@ def estimate_motion(
     consolidation : {"picture", "answers", "none"}
         What is made of the network's answers: a camera is fitted to them, or where there is none they are smoothed,
         and both are refined on the picture itself; the same without the picture; or nothing.
-    motion_net : {"small", "base"}
-        The network: the fast one or the larger one.
+    motion_net : str or path
+        The network: "small", the one that comes with the package, "base", the larger one where its weights have been
+        put into the package, or a file of weights that ``ircdeblur train motion-net`` has written.
     tile, device
         As for `deconvolve`.
     return_error : bool
@@ -368,7 +374,7 @@ def estimate_motion(
     _check_estimation(motion_net, consolidation)
     x, kind = _read(image, resolve_device(device))
     side = _tile_side(tile, (x.shape[-2], x.shape[-1]))
-    estimates = [_estimate(item[None], side, motion_net, consolidation) for item in x]
+    estimates = [_estimate(item[None], side, str(motion_net), consolidation) for item in x]
 
     def back(parts: list[torch.Tensor]) -> Any:
         stacked = torch.stack(parts) if kind.is_torch and kind.ndim == 4 else parts[0]
@@ -423,7 +429,7 @@ def deblur(
     method: str = "irc-mm",
     noise: float | None = None,
     strength: float = 1.0,
-    motion_net: str = "small",
+    motion_net: str | Path = "small",
     consolidation: str = "picture",
     tile: Tile = "auto",
     device: str | torch.device = "auto",
@@ -462,7 +468,7 @@ def deblur(
         raise ValueError(f"strength must be in [0, 1], got {strength}")
     x, kind = _read(image, resolve_device(device))
     side = _tile_side(tile, (x.shape[-2], x.shape[-1]))
-    options = (method, noise, strength, motion_net, consolidation, side, linear_light, progress)
+    options = (method, noise, strength, str(motion_net), consolidation, side, linear_light, progress)
     pairs = [_deblur(item[None], *options) for item in x]
     sharp = kind.back(torch.cat([p[0] for p in pairs]))
     if not return_motion:

@@ -58,11 +58,12 @@ class Method(str, Enum):
     epll = "epll"
 
 
-class Size(str, Enum):
-    """Sizes of the network that finds the motion: those of `ircdeblur.nets.checkpoints.MOTION_NETS`."""
+class Consolidation(str, Enum):
+    """What can be made of a network's answers: `ircdeblur.nets.blind.CONSOLIDATIONS`."""
 
-    small = "small"
-    base = "base"
+    picture = "picture"
+    answers = "answers"
+    none = "none"
 
 
 class Network(str, Enum):
@@ -134,7 +135,12 @@ OUT = Annotated[
     typer.Option("--output", "-o", metavar="OUT", help="File to write; for several photographs a folder."),
 ]
 MOTION_NET = Annotated[
-    Size, typer.Option("--motion-net", help="Network that finds the motion: the fast one, or the larger one.")
+    str,
+    typer.Option("--motion-net", metavar="small|base|FILE", help="Network that finds the motion, or its weights."),
+]
+CONSOLIDATION = Annotated[
+    Consolidation,
+    typer.Option("--consolidation", help="Refine its answers on the picture; fit a camera to them; or take them raw."),
 ]
 METHOD = Annotated[Method, typer.Option("--method", help="Solver.")]
 NOISE = Annotated[
@@ -267,7 +273,8 @@ def deblur(
     method: METHOD = Method.irc_mm,
     noise: NOISE = "auto",
     strength: STRENGTH = 1.0,
-    motion_net: MOTION_NET = Size.small,
+    motion_net: MOTION_NET = "small",
+    consolidation: CONSOLIDATION = Consolidation.picture,
     tile: TILE = "auto",
     device: DEVICE = "auto",
     linear_light: LINEAR = False,
@@ -289,7 +296,7 @@ def deblur(
         from ircdeblur.motion import describe
 
         target = _device(device)
-        _require_weights()
+        _require_weights(motion_net)
 
         def job(photo: Photo, index: int, progress: Progress) -> Result:
             sharp, motion = restore.deblur(
@@ -298,7 +305,8 @@ def deblur(
                 method=method.value,
                 noise=sigma,
                 strength=strength,
-                motion_net=motion_net.value,
+                motion_net=motion_net,
+                consolidation=consolidation.value,
                 tile=side,
                 device=target,
                 linear_light=linear_light,
@@ -333,7 +341,8 @@ def motion(
         typer.Option("--kernel-out", metavar="K", help="Write that kernel, for deconvolve --psf: .png, .tif or .npy."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as a line of JSON.")] = False,
-    motion_net: MOTION_NET = Size.small,
+    motion_net: MOTION_NET = "small",
+    consolidation: CONSOLIDATION = Consolidation.picture,
     tile: TILE = "auto",
     device: DEVICE = "auto",
     overwrite: OVERWRITE = False,
@@ -368,11 +377,16 @@ def motion(
     from ircdeblur.motion import describe, kernel_at, summarize, to_polar
 
     target = _device(device)
-    _require_weights()
+    _require_weights(motion_net)
     with report.noting(source), _progress(1, quiet) as follow:
         follow(0, source)
         field, error = restore.estimate_motion(
-            photo.pixels, motion_net=motion_net.value, tile=side, device=target, return_error=True
+            photo.pixels,
+            consolidation=consolidation.value,
+            motion_net=motion_net,
+            tile=side,
+            device=target,
+            return_error=True,
         )
     if out is not None:
         _write_motion(out, field, photo.pixels, overwrite, error)
@@ -1287,13 +1301,20 @@ def _check_number(option: str, value: float, low: float = -math.inf, high: float
         raise UsageError(f"{option} must be a number, {span}, got {value:g}")
 
 
-def _require_weights() -> None:
+def _require_weights(motion_net: str) -> None:
     """Refuse early, and once for all photographs, to work without weights."""
     from ircdeblur.app.imagefile import ImageFileError
-    from ircdeblur.nets.checkpoints import MOTION_NET, weights_folder
+    from ircdeblur.nets.checkpoints import MOTION_NET, load_motion_net, motion_net_path
 
-    if not (weights_folder() / MOTION_NET).is_file():
-        raise ImageFileError("the weights are missing", weights_folder() / MOTION_NET, "install ircdeblur again")
+    path = motion_net_path(motion_net)
+    if not path.is_file():
+        advice = "install ircdeblur again" if path.name == MOTION_NET else "check --motion-net; small is always there"
+        raise ImageFileError("the weights are missing", path, advice)
+    try:
+        load_motion_net(path)
+    except ValueError as error:
+        what = f"not usable weights ({str(error).partition(':')[0]})"
+        raise ImageFileError(what, path, "ircdeblur train motion-net writes usable ones") from error
 
 
 # --------------------------------------------------------------------------------------------------- messages

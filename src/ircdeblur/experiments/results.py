@@ -17,7 +17,9 @@ from pathlib import Path
 from ircdeblur.experiments import CONFIGURED, EXPERIMENTS
 from ircdeblur.experiments.report import table
 
-BENCHMARKS = "benchmarks.md"
+EXTRAS = ("motion-representations.md", "benchmarks.md")
+"""What else goes into the page: the comparison of `motion_representations`, and what ``make bench`` wrote."""
+
 _KEPT = ("{name}.md", "{name}-summary.csv", "{name}-curves-*.csv", "{name}-curves-*.png")
 
 
@@ -124,8 +126,9 @@ def page(folder: Path, place: str) -> str:
                 f"Made by `ircdeblur reproduce {name}`; summary: [{name}-summary.csv]({place}/{name}-summary.csv).",
                 "",
             ]
-    if (folder / BENCHMARKS).is_file():
-        lines += [_moved((folder / BENCHMARKS).read_text(encoding="utf-8"), place).rstrip(), ""]
+    for extra in EXTRAS:
+        if (folder / extra).is_file():
+            lines += [_moved((folder / extra).read_text(encoding="utf-8"), place).rstrip(), ""]
     return "\n".join(lines)
 
 
@@ -154,7 +157,7 @@ def _moved(text: str, place: str) -> str:
 def collect(source: Path, folder: Path) -> None:
     """Copy what the page is made from, and nothing that shows a photograph, from where tables were made."""
     folder.mkdir(parents=True, exist_ok=True)
-    patterns = [kept.format(name=name) for name in EXPERIMENTS for kept in _KEPT] + [BENCHMARKS]
+    patterns = [kept.format(name=name) for name in EXPERIMENTS for kept in _KEPT] + list(EXTRAS)
     for pattern in patterns:
         for path in sorted(source.glob(pattern)):
             shutil.copyfile(path, folder / path.name)

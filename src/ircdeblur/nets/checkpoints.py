@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
 
 MOTION_NETS = {"small": "motion-net.safetensors", "base": "motion-net-base.safetensors"}
-"""Files of the Motion-Nets that come with the package, by size."""
+"""Files of the Motion-Nets in the package, by size; not every size need be there."""
 
 MOTION_NET = MOTION_NETS["small"]
 
@@ -116,9 +116,14 @@ def save_motion_net(
     save_weights(net, "motion-net", asdict(net.config), path, summary, half)
 
 
-def load_motion_net(path: str | Path | None = None, size: str = "small") -> MotionNet:
-    """Read a Motion-Net, by default the one of a size that came with the package; see `load_weights`."""
-    path = path if path is not None else weights_folder() / MOTION_NETS[size]
+def motion_net_path(name: str | Path = "small") -> Path:
+    """Return the file of a Motion-Net: of one of `MOTION_NETS` in the package, or the path that is given."""
+    return weights_folder() / MOTION_NETS[name] if name in MOTION_NETS else Path(name)  # type: ignore[index]
+
+
+def load_motion_net(path: str | Path | None = None) -> MotionNet:
+    """Read a Motion-Net, by default the one that came with the package; see `load_weights`."""
+    path = path if path is not None else motion_net_path()
     return load_weights(path, "motion-net", "Motion-Net", lambda config: MotionNet(MotionNetConfig(**config)))[0]
 
 
