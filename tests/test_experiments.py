@@ -398,13 +398,25 @@ def test_page_of_results(tmp_path):
     ]
     (made / "table1-summary.csv").write_text("\n".join(lines))
     (made / "table1.md").write_text("## Table 1\n\n![c](table1-curves-own.png) [w](https://a.b)\n")
-    for name in ("table1-curves-own.png", "table1-strip-one.png", "table1.csv", "benchmarks.md"):
+    for name in (
+        "table1-curves-own.png",
+        "table1-strip-one.png",
+        "table1.csv",
+        "motion-representations.md",
+        "benchmarks.md",
+    ):
         (made / name).write_text(f"# {name}\n")
     folder, output = tmp_path / "docs" / "results", tmp_path / "docs" / "results.md"
     results.main([str(folder), "-o", str(output), "--collect", str(made)])
     # Neither photographs nor thousands of measurements go into the repository.
     kept = {p.name for p in folder.iterdir()}
-    assert kept == {"table1.md", "table1-summary.csv", "table1-curves-own.png", "benchmarks.md"}
+    assert kept == {
+        "table1.md",
+        "table1-summary.csv",
+        "table1-curves-own.png",
+        "motion-representations.md",
+        "benchmarks.md",
+    }
     text = output.read_text()
     assert "irc above fft (the paper: +0.49) | at least 0.49 dB | 0.31 ± 0.02 dB | 160 | **no** |" in text
     assert "irc beside cg (the paper: +0.06) | at least 0 dB | 0.01 ± 0.02 dB | 160 | yes |" in text

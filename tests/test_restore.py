@@ -170,9 +170,21 @@ def test_trained_weights_see_the_motion_and_undo_it():
     shake = camera_shake(photo.shape[:2], 13.0, seed=2)
     blurred = ircdeblur.blur(photo, motion=shake, noise=0.004, seed=0)
     sharp, motion = ircdeblur.deblur(blurred, return_motion=True)
-    assert motion_mse(motion, shake) < 0.3 * motion_mse(np.zeros_like(shake), shake)
-    assert psnr(sharp, photo) > psnr(blurred, photo) + 2.0
-    assert psnr(ircdeblur.deblur(photo), photo) > 30
+    # Refined on the picture: 0.1 px^2 is usual, where the network alone is wrong by some 5.
+    assert motion_mse(motion, shake) < 1.0
+    assert psnr(sharp, photo) > psnr(blurred, photo) + 4.0
+    assert psnr(ircdeblur.deblur(photo), photo) > 40
+
+
+@pytest.mark.slow
+def test_motions_longer_than_the_network_knows_are_found_and_undone():
+    photo = np.tile(skimage.data.astronaut(), (1, 2, 1))[:420, :560] / 255.0
+    motion = np.tile(np.array([44.0, 16.0], np.float32), (420, 560, 1))
+    blurred = ircdeblur.blur(photo, motion=motion, noise=0.005, seed=0)
+    sharp, found = ircdeblur.deblur(blurred, return_motion=True)
+    # In half the size, errors are doubled.
+    assert motion_mse(found, motion) < 4.0
+    assert psnr(sharp, photo) > psnr(blurred, photo) + 3.0
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 
 from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
 from ircdeblur.motion import CERTAIN, DOUBTFUL, STILL, check_motion, to_polar
-from ircdeblur.nets.blind import CONSOLIDATIONS, MotionEstimate, estimate, limit_length
+from ircdeblur.nets.blind import CONSOLIDATIONS, MotionEstimate, estimate
 from ircdeblur.nets.checkpoints import MOTION_NETS, load_motion_net, motion_net_path
 from ircdeblur.nets.motion_net import MotionNet
 from ircdeblur.operators import MotionBlur, UniformBlur
@@ -417,7 +417,7 @@ def _deblur(
     if float(weight.max()) <= 0.0:
         return x, found.motion
     settings = dataclasses.replace(DEFAULTS[method], prior=DEFAULTS[method].prior * BLIND_PRIOR)
-    sharp = _restore(x, None, limit_length(found.motion), method, noise, settings, tile, linear_light, progress)
+    sharp = _restore(x, None, found.motion, method, noise, settings, tile, linear_light, progress)
     return x + weight * (sharp - x), found.motion
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ircdeblur.kernels import MAX_LENGTH
 from ircdeblur.motion import from_double_angle, to_double_angle
 from ircdeblur.nets.camera_fit import camera_model, fit_camera
 from ircdeblur.nets.evidence import SpectralEvidence
@@ -289,8 +288,3 @@ def luminance(image: torch.Tensor) -> torch.Tensor:
     if image.shape[1] == 1:
         return image
     return (image * image.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)).sum(1, keepdim=True)
-
-
-def limit_length(motion: torch.Tensor) -> torch.Tensor:
-    """Shorten vectors (..., 2) beyond the longest motion that the inverse filters know."""
-    return motion * (MAX_LENGTH / motion.norm(dim=-1, keepdim=True).clamp(min=MAX_LENGTH))
