@@ -85,18 +85,23 @@ def test_the_true_motion_is_likeliest(length, angle):
     assert total(length, angle + 180) == pytest.approx(best, rel=1e-5)
 
 
-def test_gradient_by_finite_differences():
+def test_slopes_by_finite_differences():
     evidence = SpectralEvidence(moved(uniform((100, 150), 11.0, 40.0)), 0.005)
-    motion = torch.tensor([[8.0, -6.0]]).repeat(len(evidence.x), 1).requires_grad_()
-    evidence.log_likelihood(motion, 3.0).sum().backward()
+    motion = torch.tensor([[8.0, -6.0], [0.0, 0.0], [3.0, 9.0]]).repeat(len(evidence.x) // 3 + 1, 1)[: len(evidence.x)]
+    values, by_motion, by_exponent = evidence.slopes(motion, 3.0)
+    torch.testing.assert_close(values, evidence.log_likelihood(motion, 3.0), rtol=1e-4, atol=0.05)
     step = 0.05
     for axis in (0, 1):
-        ahead, behind = (motion.detach().clone() for _ in range(2))
-        ahead[0, axis] += step
-        behind[0, axis] -= step
-        slope = (evidence.log_likelihood(ahead, 3.0)[0] - evidence.log_likelihood(behind, 3.0)[0]) / (2 * step)
+        ahead, behind = (motion.clone() for _ in range(2))
+        ahead[:, axis] += step
+        behind[:, axis] -= step
+        slope = (evidence.log_likelihood(ahead, 3.0) - evidence.log_likelihood(behind, 3.0)) / (2 * step)
         # The amplitudes are only nearly at their best, where they would not matter: some per cent.
-        assert float(motion.grad[0, axis]) == pytest.approx(float(slope), rel=0.1, abs=0.3)
+        torch.testing.assert_close(by_motion[:, axis], slope, rtol=0.1, atol=0.5)
+    slope = (evidence.log_likelihood(motion, 3.05) - evidence.log_likelihood(motion, 2.95)) / 0.1
+    torch.testing.assert_close(by_exponent, slope, rtol=0.1, atol=2.0)
+    assert by_motion.abs().max() > 5
+    assert by_exponent.abs().max() > 5
 
 
 def test_sampling_and_spreading():

@@ -8,7 +8,8 @@ and angles to a few per cent once one is near (`ircdeblur.nets.evidence`), and t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,8 +161,7 @@ def _alternatives(
     if out_of_focus < OUT_OF_FOCUS or (short and in_focus < IN_FOCUS):
         parameters = np.zeros_like(parameters)
 
-    with torch.no_grad():
-        own = evidence.log_likelihood(from_double_angle(refined), camera.exponent)
+    own = evidence.log_likelihood(from_double_angle(refined), camera.exponent)
     gain = own - camera.likelihood
     gain = evidence.spread(gain[None], grid, shape)[0]
     tolerance = CAMERA_TOLERANCE + ((COMPLEXITY - gain) / OUTLIER).clamp(-2, 4)
@@ -225,6 +225,17 @@ UNLIKE_MOTION = 1.15
 """Expected error of the network's answer, relative to its length and 3 px, at which the blur seems to be no motion."""
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: hundreds of operations on small tensors take longer on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @torch.no_grad()
 def estimate(net: Net, image: torch.Tensor, consolidation: str = "picture") -> MotionEstimate:
     """Estimate the motion of one photograph.
@@ -248,7 +259,7 @@ def estimate(net: Net, image: torch.Tensor, consolidation: str = "picture") -> M
     if consolidation == "picture" and min(height, width) >= SMALLEST:
         step = max(48, round((height * width / MOST_WINDOWS) ** 0.5))
         evidence = SpectralEvidence(luma, estimate_noise(luma), step)
-    with torch.enable_grad():
+    with one_thread():
         found = consolidate(double[0], error[0], evidence)
     if min(height, width) < 2 * SMALLEST or typical_length(found.motion) < LONG:
         return found

@@ -136,7 +136,6 @@ class SpectralEvidence:
         Returns
         -------
         values : (..., n) tensor
-            Differentiable in both.
         """
         stripes = torch.sinc(motion[..., :1] * self._fx + motion[..., 1:] * self._fy).square()
         return self._log_likelihood(stripes, torch.as_tensor(exponent, device=motion.device))
@@ -162,11 +161,39 @@ class SpectralEvidence:
     def _log_likelihood(self, blur: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
         """Return the log-likelihood for the power (..., n or 1, frequencies) that a blur leaves."""
         shape = self._gain * torch.exp(-self._log_radius * exponent[..., None]) * (blur + FLOOR)
-        with torch.no_grad():
-            # At the best amplitudes their derivative vanishes, so none is needed.
-            amplitude = self._amplitude(shape.detach())
-        expected = amplitude * shape + self._noise
+        expected = self._amplitude(shape) * shape + self._noise
         return -(expected.log() + self._power / expected).sum(-1)
+
+    def slopes(self, motion: torch.Tensor, exponent: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the log-likelihood of every window and its derivatives.
+
+        Written out, as automatic differentiation would compute on threads of its own, against those of everything else.
+
+        Parameters
+        ----------
+        motion : (n, 2) tensor
+            The motion of each window, in pixels.
+        exponent : float
+            By which the power of the scene falls.
+
+        Returns
+        -------
+        values, by_motion, by_exponent : (n,), (n, 2), (n,) tensors
+        """
+        turns = motion[:, :1] * self._fx + motion[:, 1:] * self._fy
+        sinc = torch.sinc(turns)
+        # The derivative of sinc; at 0 it is 0.
+        slope = (torch.cos(math.pi * turns) - sinc) / torch.where(turns == 0, torch.ones_like(turns), turns)
+        scene = self._gain * torch.exp(-self._log_radius * exponent)
+        shape = scene * (sinc.square() + FLOOR)
+        # At the best amplitudes the derivative by them vanishes, so they count as constants.
+        amplitude = self._amplitude(shape)
+        expected = amplitude * shape + self._noise
+        ratio = self._power / expected
+        by_shape = amplitude * (ratio - 1) / expected
+        by_turns = by_shape * scene * 2 * sinc * slope
+        by_motion = torch.stack((by_turns @ self._fx, by_turns @ self._fy), dim=-1)
+        return -(expected.log() + ratio).sum(-1), by_motion, -(by_shape * shape) @ self._log_radius
 
     def _amplitude(self, shape: torch.Tensor) -> torch.Tensor:
         """Return the most likely amplitudes, (..., n, frequencies)."""

@@ -137,13 +137,17 @@ def descend(
     origin = torch.from_numpy(start).to(best)
 
     def cost(values: np.ndarray, limit: float) -> tuple[float, np.ndarray]:
-        x = torch.from_numpy(values).to(best).requires_grad_()
-        deviation = x[:-1].view(origin.shape)
-        shortfall = best - evidence.log_likelihood(motion(origin + deviation), x[-1])
-        total = misfit(shortfall, limit).sum() + penalty(deviation)
-        total.backward()
-        assert x.grad is not None
-        return float(total.detach()), x.grad.cpu().numpy().astype(np.float64)
+        deviation = torch.from_numpy(values[:-1]).to(best).view(origin.shape).requires_grad_()
+        with torch.enable_grad():
+            field, extra = motion(origin + deviation), penalty(deviation)
+        found, by_motion, by_exponent = evidence.slopes(field.detach(), float(values[-1]))
+        shortfall = best - found
+        weight = torch.exp(-shortfall.clamp(min=0) / limit)
+        (slope,) = torch.autograd.grad(
+            (field, extra), deviation, (-weight[:, None] * by_motion, torch.ones_like(extra))
+        )
+        gradient = np.append(slope.flatten().cpu().numpy(), float(-(weight * by_exponent).sum()))
+        return float(misfit(shortfall, limit).sum() + extra.detach()), gradient.astype(np.float64)
 
     values = np.append(np.zeros(start.size), exponent)
     bounds = [(None, None)] * start.size + [EXPONENT_RANGE]
