@@ -217,13 +217,15 @@ def measure_bank(case: Case, photo: Any) -> dict[str, Any]:
 
 
 def measure_network(case: Case, photo: Any) -> dict[str, Any]:
-    """Time Motion-Net, the estimate of the motion, or the whole blind restoration."""
+    """Time Motion-Net, the estimate of the motion, or the whole blind restoration, of a shaken photograph."""
     import torch
 
     import ircdeblur
+    from ircdeblur.data.camera import camera_shake
     from ircdeblur.nets.checkpoints import load_motion_net
 
     net = load_motion_net().to(case.device)
+    photo = ircdeblur.blur(photo, motion=camera_shake((case.height, case.width), 21.0, seed=0), noise=NOISE, seed=0)
 
     def forward() -> object:
         with torch.no_grad():
