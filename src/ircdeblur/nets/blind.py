@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ircdeblur.motion import from_double_angle, to_double_angle
 from ircdeblur.nets.camera_fit import camera_model, fit_camera
 from ircdeblur.nets.evidence import SpectralEvidence
-from ircdeblur.nets.motion_net import STRIDE
+from ircdeblur.nets.motion_net import STRIDE, luminance
 from ircdeblur.nets.refine import OUTLIER, refine_camera, refine_local, standing_still
 from ircdeblur.solvers.settings import estimate_noise
 
@@ -292,10 +292,3 @@ SMALLEST = 64
 
 MOST_WINDOWS = 400
 """About as many windows are looked at in large pictures."""
-
-
-def luminance(image: torch.Tensor) -> torch.Tensor:
-    """Return the luminance (B, 1, H, W) of luminance or RGB."""
-    if image.shape[1] == 1:
-        return image
-    return (image * image.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)).sum(1, keepdim=True)

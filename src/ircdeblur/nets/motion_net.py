@@ -217,12 +217,7 @@ class MotionNet(nn.Module):
         grid : (B, 3, H / 8, W / 8) float32 tensor
             Two values of the motion (see `encode`), and the logarithm of the Laplace scale of their error.
         """
-        if image.shape[1] == 3:
-            luma = (image * image.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        elif image.shape[1] == 1:
-            luma = image
-        else:
-            raise ValueError(f"image must have 1 or 3 channels, got {image.shape[1]}")
+        luma = luminance(image)
         dx, dy, scale = self.normalised_gradients(luma, self.ENERGY_WINDOW)
         features = self.correlation_features(luma, dx, dy)
         correlations = self.correlations(features)
@@ -261,6 +256,15 @@ class MotionNet(nn.Module):
         double = decode(full[:, :2].permute(0, 2, 3, 1), self.config.output)
         # A two-dimensional Laplace density of scale b has the mean error 2 b.
         return double, 2 * LENGTH_UNIT * torch.exp(full[:, 2])
+
+
+def luminance(image: torch.Tensor) -> torch.Tensor:
+    """Return the luminance (B, 1, H, W) of luminance or RGB (B, 1 or 3, H, W); other channels raise `ValueError`."""
+    if image.shape[1] not in (1, 3):
+        raise ValueError(f"image must have 1 or 3 channels, got {image.shape[1]}")
+    if image.shape[1] == 1:
+        return image
+    return (image * image.new_tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def encode(double: torch.Tensor, output: str) -> torch.Tensor:
