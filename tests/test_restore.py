@@ -150,8 +150,9 @@ def test_blind_leaves_still_and_doubtful_pictures_alone(photo, monkeypatch):
         monkeypatch.setattr(restore, "_motion_net", lambda device, name, net=net: net)
         blurred = ircdeblur.blur(photo, motion=np.broadcast_to([length, 0.0], (*photo.shape[:2], 2)))
         sharp, motion = ircdeblur.deblur(blurred, return_motion=True, noise=0.002)
-        # So small a picture has few windows to be refined by: to some 15 %, or a pixel and a half.
-        np.testing.assert_allclose(np.abs(motion[..., 0]), length, rtol=0.15, atol=1.5)
+        # So small a picture has few windows to be refined by: a long motion comes out to some 15 %, and between none
+        # and three pixels they cannot tell.
+        np.testing.assert_allclose(np.abs(motion[..., 0]), length, **({"rtol": 0.15} if length > 3 else {"atol": 1.5}))
         if changes:
             assert psnr(sharp, photo) > psnr(blurred, photo) + 1.0
             half = ircdeblur.deblur(blurred, noise=0.002, strength=0.5)
