@@ -431,7 +431,7 @@ def test_luma_and_color_crops_agree(photos):
     """The grey photograph, uncut: both sources show the same, and colour has three equal channels."""
     path = [photos / "camera.png"]
     color = ColorPhotos(path, scales=(1.0,)).take(256, np.random.default_rng(0)).pixels
-    luma = LumaPhotos(path, scales=(1.0,)).images[0]
+    luma = LumaPhotos(path, scales=(1.0,)).images[0][0]
     assert torch.equal(color[0], color[1])
     turned = [torch.rot90(luma.flip(-1) if flip else luma, k) for flip in (False, True) for k in range(4)]
     assert sum(torch.equal(color[0], t) for t in turned) == 1

@@ -39,8 +39,8 @@ def load_photo(path: str | Path) -> np.ndarray:
     return np.asarray(image[:3].numpy()) if image.bands >= 3 else np.repeat(image[0].numpy()[..., None], 3, axis=2)
 
 
-class LumaPhotos:
-    """Luminance of a set of photographs in memory, each at several sizes.
+class PhotosInMemory:
+    """A set of photographs in memory, each at several sizes.
 
     Smaller copies are made with an antialiasing filter, so they are as sharp as the originals or sharper; training
     crops cut from them see the same scenes at several scales without any resampling at run time.
@@ -53,28 +53,35 @@ class LumaPhotos:
         Sizes relative to the file's.
     min_side : int
         Copies whose shorter side would be less than this many pixels are left out.
+
+    Attributes
+    ----------
+    images : list of uint8 tensors
+        What `channels` makes of each copy.
     """
 
     def __init__(self, paths: list[Path], scales: tuple[float, ...] = (1.0, 0.75, 0.56), min_side: int = 160):
-        weights = torch.tensor(LUMA).view(3, 1, 1)
         self.images: list[torch.Tensor] = []
         for path in paths:
-            rgb = torch.from_numpy(load_photo(path)).permute(2, 0, 1)
-            luma = (rgb.float() * weights).sum(0)[None, None]
+            photo = self.channels(torch.from_numpy(load_photo(path)).permute(2, 0, 1).float())[None]
             for scale in scales:
-                size = [round(n * scale) for n in luma.shape[-2:]]
+                size = [round(n * scale) for n in photo.shape[-2:]]
                 if min(size) < min_side:
                     continue
                 image = (
-                    luma
+                    photo
                     if scale == 1
                     else torch.nn.functional.interpolate(
-                        luma, size=size, mode="bicubic", antialias=True, align_corners=False
+                        photo, size=size, mode="bicubic", antialias=True, align_corners=False
                     )
                 )
-                self.images.append(image[0, 0].round().clamp(0, 255).to(torch.uint8))
+                self.images.append(image[0].round().clamp(0, 255).to(torch.uint8))
         if not self.images:
             raise ValueError(f"no photograph has a shorter side of {min_side} pixels or more")
+
+    def channels(self, rgb: torch.Tensor) -> torch.Tensor:
+        """Return what is kept of an RGB photograph (3, H, W): all of it."""
+        return rgb
 
     def __len__(self) -> int:
         return len(self.images)
@@ -86,9 +93,17 @@ class LumaPhotos:
 
         Returns
         -------
-        crop : (size, size) uint8 tensor
+        crop : (C, size, size) uint8 tensor
         """
         return cut(self.images[rng.integers(len(self.images))], size, rng)[0]
+
+
+class LumaPhotos(PhotosInMemory):
+    """The luminance of photographs, (1, H, W) each."""
+
+    def channels(self, rgb: torch.Tensor) -> torch.Tensor:
+        """Return the luminance (1, H, W) of an RGB photograph (3, H, W)."""
+        return (rgb * torch.tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
 
 
 class Crop(NamedTuple):
