@@ -157,8 +157,8 @@ class UniformBlur(_Blur):
     Parameters
     ----------
     psf : Tensor
-        Kernel (kh, kw), or (C, kh, kw) with one for each channel: odd sides, finite, of positive sum (it is
-        not normalised here); its middle element is its centre.
+        Kernel (kh, kw), or (C, kh, kw) with one for each channel, or (B, C or 1, kh, kw) with one for each image:
+        odd sides, finite, of positive sum (it is not normalised here); its middle element is its centre.
     boundary : {"extended", "replicate", "reflect", "circular"}
         What the blur reads outside the frame, see the module.
     margin : (int, int), optional
@@ -186,8 +186,11 @@ class UniformBlur(_Blur):
     def __init__(self, psf: Tensor, boundary: Boundary = "extended", margin: tuple[int, int] | None = None) -> None:
         if not isinstance(psf, Tensor) or psf.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"psf must be a tensor of float32 or float64, got {_kind(psf)}")
-        if psf.ndim not in (2, 3) or psf.shape[-2] % 2 == 0 or psf.shape[-1] % 2 == 0:
-            raise ValueError(f"psf must have size (kh, kw) or (C, kh, kw) with odd sides, got {tuple(psf.shape)}")
+        if psf.ndim not in (2, 3, 4) or psf.shape[-2] % 2 == 0 or psf.shape[-1] % 2 == 0:
+            raise ValueError(
+                "psf must have size (kh, kw), (C, kh, kw) or (B, C or 1, kh, kw) with odd sides, "
+                f"got {tuple(psf.shape)}"
+            )
         if not psf.isfinite().all():
             raise ValueError("psf contains NaN or infinity")
         if not (psf.sum((-2, -1)) > 0).all():
@@ -246,8 +249,11 @@ class UniformBlur(_Blur):
 
     def _check(self, image: Tensor) -> None:
         super()._check(image)
-        if self.psf.ndim == 3 and self.psf.shape[0] != image.shape[1]:
-            raise ValueError(f"psf has {self.psf.shape[0]} channels, the image has {image.shape[1]}")
+        shared = self.psf.ndim == 2 or (self.psf.ndim == 4 and self.psf.shape[1] == 1)
+        if not shared and self.psf.shape[-3] != image.shape[1]:
+            raise ValueError(f"psf has {self.psf.shape[-3]} channels, the image has {image.shape[1]}")
+        if self.psf.ndim == 4 and self.psf.shape[0] not in (1, image.shape[0]):
+            raise ValueError(f"{self.psf.shape[0]} kernels cannot blur {image.shape[0]} images")
 
     def _surplus(self, sign: int) -> list[int]:
         (my, mx), (ry, rx) = self.margin, self._reach

@@ -635,7 +635,8 @@ def train(
 
     import yaml
 
-    from ircdeblur.training.motion_net import load_config, parse_time, train_motion_net
+    from ircdeblur.training.loop import parse_time
+    from ircdeblur.training.motion_net import load_config, train_motion_net
 
     if max_time is not None:
         try:

@@ -250,6 +250,56 @@ class Drawn:
     quality: np.ndarray
 
 
+def draw_field(kind: str, n: int, max_length: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw the motion of a crop.
+
+    Parameters
+    ----------
+    kind : {"camera", "uniform", "turning", "still"}
+        See `PairSettings`.
+    n : int
+        Side of the crop in pixels.
+    max_length : float
+        Longest motion in pixels.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    motion : (n, n, 2) array
+    """
+    # Short and long motions are equally frequent; a few reach the very end of the range.
+    length = rng.uniform(0.0, max_length)
+    if kind == "still":
+        return np.zeros((n, n, 2))
+    if kind == "uniform":
+        angle = rng.uniform(0, np.pi)
+        return np.broadcast_to(length * np.array([np.cos(angle), -np.sin(angle)]), (n, n, 2)).copy()
+    ahead = np.linspace(-0.5, 0.5, n)
+    y, x = np.meshgrid(ahead, ahead, indexing="ij")
+    if kind == "turning":
+        along = rng.uniform(0, 2 * np.pi)
+        ramp = np.cos(along) * x + np.sin(along) * y
+        angle = rng.uniform(0, np.pi) + rng.normal() * np.deg2rad(50) * ramp
+        along = rng.uniform(0, 2 * np.pi)
+        lengths = length + rng.normal() * 12 * (np.cos(along) * x + np.sin(along) * y)
+        lengths = np.clip(lengths, 0, max_length)
+        return np.stack((lengths * np.cos(angle), -lengths * np.sin(angle)), axis=-1)
+    # The crop is a window of a larger picture that a camera shook.
+    longer = rng.uniform(320, 640)
+    focal = rng.uniform(*FIELD_OF_VIEW_FOCALS) * longer
+    reach = max(longer / 2 - n / 2, 0.0)
+    x = x * n + rng.uniform(-reach, reach)
+    y = y * n + rng.uniform(-0.75 * reach, 0.75 * reach)
+    shift, pan = rng.normal(size=2) * rng.random(), rng.normal(size=2) * rng.random()
+    roll, approach = rng.normal() * rng.random(), rng.normal() * rng.random() * 0.5
+    roll, approach = (2 * focal / longer * c for c in (roll, approach))
+    u = -focal * shift[0] + x * approach + pan[0] * x * y / focal - pan[1] * (focal + x**2 / focal) + roll * y
+    v = -focal * shift[1] + y * approach + pan[0] * (focal + y**2 / focal) - pan[1] * x * y / focal - roll * x
+    field = np.stack((u, v), axis=-1)
+    return field * (length / np.hypot(u, v).max())
+
+
 class SyntheticPairs(IterableDataset):
     """Endless batches of training pairs, the same for the same seed.
 
@@ -409,38 +459,7 @@ class SyntheticPairs(IterableDataset):
         return self._smooth(str(rng.choice(("camera", "uniform", "turning", "still"), p=(0.2, 0.5, 0.2, 0.1))), rng)
 
     def _smooth(self, kind: str, rng: np.random.Generator) -> np.ndarray:
-        s = self.settings
-        n = s.crop
-        # Short and long motions are equally frequent; a few reach the very end of the range.
-        length = rng.uniform(0.0, s.max_length)
-        if kind == "still":
-            return np.zeros((n, n, 2))
-        if kind == "uniform":
-            angle = rng.uniform(0, np.pi)
-            return np.broadcast_to(length * np.array([np.cos(angle), -np.sin(angle)]), (n, n, 2)).copy()
-        ahead = np.linspace(-0.5, 0.5, n)
-        y, x = np.meshgrid(ahead, ahead, indexing="ij")
-        if kind == "turning":
-            along = rng.uniform(0, 2 * np.pi)
-            ramp = np.cos(along) * x + np.sin(along) * y
-            angle = rng.uniform(0, np.pi) + rng.normal() * np.deg2rad(50) * ramp
-            along = rng.uniform(0, 2 * np.pi)
-            lengths = length + rng.normal() * 12 * (np.cos(along) * x + np.sin(along) * y)
-            lengths = np.clip(lengths, 0, s.max_length)
-            return np.stack((lengths * np.cos(angle), -lengths * np.sin(angle)), axis=-1)
-        # The crop is a window of a larger picture that a camera shook.
-        longer = rng.uniform(320, 640)
-        focal = rng.uniform(*FIELD_OF_VIEW_FOCALS) * longer
-        reach = max(longer / 2 - n / 2, 0.0)
-        x = x * n + rng.uniform(-reach, reach)
-        y = y * n + rng.uniform(-0.75 * reach, 0.75 * reach)
-        shift, pan = rng.normal(size=2) * rng.random(), rng.normal(size=2) * rng.random()
-        roll, approach = rng.normal() * rng.random(), rng.normal() * rng.random() * 0.5
-        roll, approach = (2 * focal / longer * c for c in (roll, approach))
-        u = -focal * shift[0] + x * approach + pan[0] * x * y / focal - pan[1] * (focal + x**2 / focal) + roll * y
-        v = -focal * shift[1] + y * approach + pan[0] * (focal + y**2 / focal) - pan[1] * x * y / focal - roll * x
-        field = np.stack((u, v), axis=-1)
-        return field * (length / np.hypot(u, v).max())
+        return draw_field(kind, self.settings.crop, self.settings.max_length, rng)
 
     def _segment(self, rng: np.random.Generator) -> np.ndarray:
         """Return the outline of an object, (crop + 2 margin, crop + 2 margin) in [0, 1].

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, ShrinkageConfig, ShrinkageIRCNet, UnrolledNet
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
 
 MOTION_NETS = {"small": "motion-net.safetensors", "base": "motion-net-base.safetensors"}
@@ -125,6 +126,52 @@ def load_motion_net(path: str | Path | None = None) -> MotionNet:
     """Read a Motion-Net, by default the one that came with the package; see `load_weights`."""
     path = path if path is not None else motion_net_path()
     return load_weights(path, "motion-net", "Motion-Net", lambda config: MotionNet(MotionNetConfig(**config)))[0]
+
+
+IRC_NETS = {"irc-net": "irc-net.safetensors", "irc-net-shrinkage": "irc-net-shrinkage.safetensors"}
+"""Files of the IRC-Nets in the package, by the methods that they are."""
+
+_IRC_KINDS: dict[str, Callable[[dict[str, Any]], UnrolledNet]] = {
+    "irc-net": lambda config: IRCNet(IRCNetConfig(**config)),
+    "irc-net-shrinkage": lambda config: ShrinkageIRCNet(ShrinkageConfig(**config)),
+}
+
+
+def save_irc_net(
+    net: IRCNet | ShrinkageIRCNet, path: str | Path, summary: dict[str, Any] | None = None, half: bool = False
+) -> None:
+    """Write an IRC-Net of either kind; see `save_weights`."""
+    kind = "irc-net" if isinstance(net, IRCNet) else "irc-net-shrinkage"
+    save_weights(net, kind, asdict(net.config), path, summary, half)
+
+
+def load_irc_net(path: str | Path) -> tuple[UnrolledNet, dict[str, Any]]:
+    """Read an IRC-Net of either kind, and the summary of its training; see `load_weights`.
+
+    Parameters
+    ----------
+    path : str or path
+        One of `IRC_NETS`, or a file.
+    """
+    path = weights_folder() / IRC_NETS[str(path)] if str(path) in IRC_NETS else Path(path)
+    kind = network_of(path)
+    if kind not in _IRC_KINDS:
+        raise ValueError(f"not the weights of an IRC-Net: {path}")
+    net, summary = load_weights(path, kind, "IRC-Net", _IRC_KINDS[kind])
+    if isinstance(net, IRCNet):
+        net.priors.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net, summary
+
+
+def network_of(path: Path) -> str:
+    """Return which network a file of weights is of."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights: {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return str((file.metadata() or {}).get("network", ""))
+    except SafetensorError as error:
+        raise ValueError(f"not a readable safetensors file: {path} ({error})") from error
 
 
 def describe_weights() -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 import scipy.fft
@@ -57,17 +58,36 @@ def gradient_power(size: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
     return (rows[:, None] + columns).to(like)
 
 
+Gain = Callable[[torch.Tensor], torch.Tensor]
+
+
 class Compensation(ABC):
-    """The local inverse C^-1 of ``A'A + sum_i rho K_i'K_i``, on the domain of x."""
+    """The local inverse C^-1 of ``A'A + sum_i rho K_i'K_i``, on the domain of x.
+
+    Differentiable in the image, in the penalty, and in the motion if that asks for it.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Of the Fourier transforms.
+    floor : float
+        What is added to |K_i|^2 of each prior filter, so that a place where nothing was observed is not divided by 0.
+    """
+
+    size: tuple[int, int]
+    floor: float
 
     @abstractmethod
-    def set_penalty(self, rho: torch.Tensor) -> None:
-        """Set the weight of the gradients.
+    def set_penalty(self, rho: torch.Tensor, prior: torch.Tensor | None = None) -> None:
+        """Set the weight of the prior.
 
         Parameters
         ----------
         rho : (B or 1, C or 1, n, m) tensor
             Positive; one for each place, as `local_mean` returns them, or n = m = 1.
+        prior : (C or 1, h, w // 2 + 1) tensor, optional
+            sum_i (|K_i|^2 + floor) of other prior filters than the two first differences, at the size of the
+            transforms, (h, w).
         """
 
     @abstractmethod
@@ -92,15 +112,15 @@ class UniformCompensation(Compensation):
 
     def __init__(self, blur: UniformBlur, shape: tuple[int, int]):
         self.shape = shape
-        self.size = tuple(scipy.fft.next_fast_len(n, real=True) for n in shape)
-        size = (self.size[0], self.size[1])
-        self._power = centred_response(blur.psf.detach(), size).abs().square()
-        self._gradients = gradient_power(size, self._power)
+        height, width = (int(scipy.fft.next_fast_len(n, real=True)) for n in shape)
+        self.size, self.floor = (height, width), 0.0
+        self._power = centred_response(blur.psf.detach(), self.size).abs().square()
+        self._gradients = gradient_power(self.size, self._power)
         self._inverse = torch.ones_like(self._power)
 
-    def set_penalty(self, rho: torch.Tensor) -> None:
-        """Set the weight of the gradients, (B or 1, C or 1, 1, 1)."""
-        self._inverse = 1 / (self._power + rho * self._gradients)
+    def set_penalty(self, rho: torch.Tensor, prior: torch.Tensor | None = None) -> None:
+        """Set the weight of the prior, (B or 1, C or 1, 1, 1)."""
+        self._inverse = 1 / (self._power + rho * (self._gradients if prior is None else prior))
 
     def local_mean(self, image: torch.Tensor) -> torch.Tensor:
         """Return the mean of the image, (B, C, 1, 1)."""
@@ -108,7 +128,8 @@ class UniformCompensation(Compensation):
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Return C^-1 of an image (B, C, H', W')."""
-        spectrum = _scaled(torch.fft.rfft2(image, s=self.size), self._inverse)
+        spectrum = torch.fft.rfft2(image, s=self.size)
+        spectrum = spectrum * self._inverse if _tracked(image, self._inverse) else _scaled(spectrum, self._inverse)
         return torch.fft.irfft2(spectrum, s=self.size)[..., : self.shape[0], : self.shape[1]]
 
 
@@ -127,27 +148,38 @@ class MotionCompensation(Compensation):
         1 where the observation counts.
     window : int
         P, even.
+    gain : callable, optional
+        Gives the factors of the inverse filters at every frequency, (N, P, P // 2 + 1), from the shares (N, 511) of the
+        bank's motions in the windows, which add up to 1.
     """
 
     def __init__(
-        self, blur: MotionBlur, shape: tuple[int, int], mask: torch.Tensor | None = None, window: int = WINDOW
+        self,
+        blur: MotionBlur,
+        shape: tuple[int, int],
+        mask: torch.Tensor | None = None,
+        window: int = WINDOW,
+        gain: Gain | None = None,
     ):
         self.shape, self.window, self.step = shape, window, window // 2
+        self.size, self.floor = (window, window), (math.pi / window) ** 2
         self.counts = tuple(-(-n // self.step) + 1 for n in shape)
         after = [(count + 1) * self.step - self.step - n for count, n in zip(self.counts, shape, strict=True)]
         self._pad = (self.step, after[1], self.step, after[0])
-        motion = blur.motion.detach()
+        motion = blur.motion
         sine = torch.sin(math.pi / window * (torch.arange(window, dtype=motion.dtype, device=motion.device) + 0.5))
         self._taper = sine[:, None] * sine
         fields = motion if motion.ndim == 4 else motion[None]
         masks = [None] * len(fields) if mask is None else list(mask.expand(len(fields), -1, -1, -1)[:, 0])
         shares = torch.stack([self._shares(f, blur.margin, m) for f, m in zip(fields, masks, strict=True)])
         power = _bank_power(window, motion.dtype, motion.device)
-        spectra = (shares @ power.flatten(1)).view(len(fields), 1, *self.counts, *power.shape[1:])
-        # The window's own slope keeps a place that nothing was observed of from being divided by zero.
-        self._gradients = gradient_power((window, window), motion) + 2 * (math.pi / window) ** 2
-        self._power = spectra
-        self._inverse = torch.ones_like(spectra)
+        windows = (len(fields), 1, *self.counts, *power.shape[1:])
+        self._power = (shares @ power.flatten(1)).view(windows)
+        share = shares.flatten(0, 1) / shares.sum(-1).flatten()[:, None].clamp(min=1e-6)
+        self._gain = None if gain is None else gain(share).view(windows)
+        # The floor is the window's own slope.
+        self._gradients = gradient_power((window, window), motion.detach()) + 2 * self.floor
+        self._inverse = torch.ones_like(self._power)
 
     def _shares(self, motion: torch.Tensor, margin: tuple[int, int], mask: torch.Tensor | None) -> torch.Tensor:
         """Return the share of each of the bank's motions in each window, (n m, 511): 1 in all where all is observed."""
@@ -159,7 +191,9 @@ class MotionCompensation(Compensation):
             cells[-1] = size - SAMPLING * (len(samples) - 1)
             weights.append(cells.to(motion.dtype))
         rows, columns = (p - before - self.step for p, before in zip(places, margin, strict=True))
-        length, angle = to_polar(motion[rows][:, columns])
+        sampled = motion[rows][:, columns]
+        # No motion has no derivative: there the gradient is 0.
+        length, angle = to_polar(torch.where(sampled.square().sum(-1, keepdim=True) > 1e-8, sampled, 1e-5))
         indices, share = bank_interpolation(length.flatten(), angle.flatten(), "bilinear")
         area = weights[0][:, None] * weights[1]
         if mask is not None:
@@ -178,9 +212,11 @@ class MotionCompensation(Compensation):
                     total.index_put_((place, indices[:, k]), weight * share[:, k], accumulate=True)
         return total / (self.window / 2) ** 2
 
-    def set_penalty(self, rho: torch.Tensor) -> None:
-        """Set the weight of the gradients, (B or 1, C or 1, n, m) or with n = m = 1."""
-        self._inverse = 1 / torch.addcmul(self._power, rho[..., None, None], self._gradients)
+    def set_penalty(self, rho: torch.Tensor, prior: torch.Tensor | None = None) -> None:
+        """Set the weight of the prior, (B or 1, C or 1, n, m) or with n = m = 1."""
+        power = self._gradients if prior is None else prior[:, None, None]
+        inverse = 1 / torch.addcmul(self._power, rho[..., None, None], power)
+        self._inverse = inverse if self._gain is None else inverse * self._gain
 
     def local_mean(self, image: torch.Tensor) -> torch.Tensor:
         """Return the mean of the image in each window, (B, C, n, m)."""
@@ -188,6 +224,8 @@ class MotionCompensation(Compensation):
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Return C^-1 of an image (B, C, H', W')."""
+        if _tracked(image, self._inverse):
+            return self._divide_all(image)
         inverse = self._inverse.expand(*image.shape[:2], *self._inverse.shape[2:])
         result = torch.empty_like(image)
         # One channel at a time: its windows are four times the picture, and stay in the processor's cache.
@@ -195,6 +233,22 @@ class MotionCompensation(Compensation):
             for c in range(image.shape[1]):
                 self._divide(image[b, c], inverse[b, c], result[b, c])
         return result
+
+    def _divide_all(self, image: torch.Tensor) -> torch.Tensor:
+        """Return C^-1 of an image (B, C, H', W'), differentiable."""
+        (n, m), step = self.counts, self.step
+        tiles = F.pad(image, self._pad).unfold(2, self.window, step).unfold(3, self.window, step) * self._taper
+        spectra = torch.fft.rfft2(tiles) * self._inverse
+        tiles = torch.fft.irfft2(spectra, s=(self.window, self.window)) * self._taper
+        quarters = tiles.view(*image.shape[:2], n, m, 2, step, 2, step)
+        whole = sum(
+            F.pad(quarters[:, :, :, :, down, :, right].transpose(3, 4), (0, 0, right, 1 - right, 0, 0, down, 1 - down))
+            for down in (0, 1)
+            for right in (0, 1)
+        )
+        assert isinstance(whole, torch.Tensor)
+        whole = whole.reshape(*image.shape[:2], (n + 1) * step, (m + 1) * step)
+        return whole[..., step : step + self.shape[0], step : step + self.shape[1]]
 
     def _divide(self, image: torch.Tensor, inverse: torch.Tensor, result: torch.Tensor) -> None:
         """Write C^-1 of one channel (H', W') into the result."""
@@ -209,6 +263,11 @@ class MotionCompensation(Compensation):
             for right in (0, 1):
                 whole[down : down + n, :, right : right + m] += quarters[:, :, down, :, right].transpose(1, 2)
         result.copy_(padded[step : step + self.shape[0], step : step + self.shape[1]])
+
+
+def _tracked(*tensors: torch.Tensor) -> bool:
+    """Return whether gradients are to flow through any of the tensors, so that nothing may be done in place."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def _scaled(spectrum: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -226,7 +285,10 @@ def _bank_power(window: int, dtype: torch.dtype, device: torch.device) -> torch.
 
 
 def local_inverse(
-    blur: UniformBlur | MotionBlur, shape: tuple[int, int], mask: torch.Tensor | None = None
+    blur: UniformBlur | MotionBlur,
+    shape: tuple[int, int],
+    mask: torch.Tensor | None = None,
+    gain: Gain | None = None,
 ) -> Compensation:
     """Return the compensation of a blur.
 
@@ -238,7 +300,9 @@ def local_inverse(
         Of the domain of x.
     mask : (B or 1, 1, H, W) tensor, optional
         1 where the observation counts.
+    gain : callable, optional
+        Of the inverse filters of motions, see `MotionCompensation`.
     """
     if isinstance(blur, UniformBlur):
         return UniformCompensation(blur, shape)
-    return MotionCompensation(blur, shape, mask)
+    return MotionCompensation(blur, shape, mask, gain=gain)

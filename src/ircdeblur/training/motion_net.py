@@ -1,30 +1,19 @@
-"""Training of Motion-Net on synthetic pairs.
-
-The schedule is one of time, not of epochs: the learning rate warms up, stays, and falls to zero as the training time of
-the configuration runs out, whatever the machine. A run that was stopped goes on where it was.
-"""
+"""Training of Motion-Net on synthetic pairs."""
 
 from __future__ import annotations
 
-import csv
 import math
-import os
-import platform
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
-from datetime import timedelta
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-import yaml
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from ircdeblur.data.camera import camera_shake
 from ircdeblur.data.dataset import DatasetPairs
@@ -32,8 +21,9 @@ from ircdeblur.data.photos import LUMA, LumaPhotos, list_photos, load_photo
 from ircdeblur.data.synthesis import Pairs, PairSettings, SyntheticPairs, disc_blur, line_blur
 from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import from_double_angle, to_double_angle, to_polar
-from ircdeblur.nets.checkpoints import parameter_count, save_motion_net
+from ircdeblur.nets.checkpoints import save_motion_net
 from ircdeblur.nets.motion_net import STRIDE, MotionNet, MotionNetConfig, encode
+from ircdeblur.training.loop import Loss, Save, parse_time, read_config, run, steps_of
 
 SEVERITIES = {"moderate": 21.0, "severe": 35.0}
 """Longest motion in pixels of the two kinds of test pictures."""
@@ -91,48 +81,11 @@ class TrainingConfig:
 
 def load_config(path: str | Path) -> TrainingConfig:
     """Read a `TrainingConfig` from YAML; a key that it does not know raises `ValueError`."""
-    data = yaml.safe_load(Path(path).read_text()) or {}
-
-    def build(cls: type, values: Any, where: str) -> Any:
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: {where or 'the file'} must hold settings, got {values!r}")
-        known = {f.name: f for f in fields(cls)}
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"{path}: unknown setting {where}{unknown[0]}; known are {', '.join(known)}")
-        nested = {"pairs": PairSettings, "network": MotionNetConfig}
-        return cls(
-            **{
-                key: build(nested[key], value, f"{key}.")
-                if key in nested
-                else tuple(value)
-                if isinstance(value, list)
-                else value
-                for key, value in values.items()
-            }
-        )
-
-    config: TrainingConfig = build(TrainingConfig, data, "")
+    config = read_config(path, TrainingConfig, {"pairs": PairSettings, "network": MotionNetConfig})
     parse_time(config.train_time)
     if not 0 <= config.dataset_share <= 1 or (config.dataset_share > 0 and not config.datasets):
         raise ValueError(f"{path}: dataset_share must be in [0, 1] and needs datasets, got {config.dataset_share}")
     return config
-
-
-def parse_time(text: str) -> float:
-    """Return the seconds of HH:MM:SS."""
-    parts = text.split(":")
-    if len(parts) != 3 or not all(p.isdigit() for p in parts):
-        raise ValueError(f"a time must be HH:MM:SS, got {text!r}")
-    hours, minutes, seconds = (int(p) for p in parts)
-    return float(timedelta(hours=hours, minutes=minutes, seconds=seconds).total_seconds())
-
-
-Loss = Callable[[Any, Pairs], torch.Tensor]
-"""Loss of a network on a batch of pairs."""
-
-Save = Callable[[Any, Path, dict[str, Any]], None]
-"""Writes a network with a summary of its training."""
 
 
 def motion_loss(net: MotionNet, pairs: Pairs) -> torch.Tensor:
@@ -276,100 +229,6 @@ class ValidationPictures:
         }
 
 
-class MotionModule(lightning.LightningModule):
-    """A network that finds motion, its loss, and its schedule."""
-
-    def __init__(self, net: nn.Module, loss: Loss, config: TrainingConfig, pictures: ValidationPictures):
-        super().__init__()
-        self.config, self.pictures = config, pictures
-        self.net, self.loss = net, loss
-        self.seconds = 0.0
-        self.crops = 0
-        self._tick: float | None = None
-
-    def training_step(self, batch: Pairs, index: int) -> torch.Tensor:
-        """Return the loss of one batch."""
-        loss = self.loss(self.net, batch)
-        self.crops += len(batch.blurred)
-        self.log("loss", loss.detach(), prog_bar=True)
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW; normalisation and biases are not decayed."""
-        decayed = [p for p in self.net.parameters() if p.ndim > 1]
-        others = [p for p in self.net.parameters() if p.ndim <= 1]
-        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, self.config.learning_rate, weight_decay=self.config.weight_decay)
-
-    @property
-    def progress(self) -> float:
-        """Share of the training time that has passed, over all commands of this run."""
-        return min(1.0, self.seconds / parse_time(self.config.train_time))
-
-    def on_train_batch_start(self, batch: Any, index: int) -> int | None:
-        """Set the learning rate for the time that has passed; end the run when it is over."""
-        now = time.monotonic()
-        # Validation and start-up are not counted: a step is at most a few seconds.
-        self.seconds += min(now - self._tick, 30.0) if self._tick is not None else 0.0
-        self._tick = now
-        warm = min(1.0, (self.global_step + 1) / 100)
-        fall = 0.5 * (1 + math.cos(math.pi * max(0.0, (self.progress - 0.3) / 0.7)))
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.config.learning_rate * warm * max(fall, 1e-3)
-        if self.progress >= 1.0:
-            self.trainer.should_stop = True
-        return None
-
-    def on_validation_start(self) -> None:
-        """Stop the clock of the schedule."""
-        self._tick = None
-
-    def validation_step(self, batch: Any, index: int) -> None:
-        """Evaluate on the validation pictures (the loader's batch only starts this)."""
-        for name, value in self.pictures.evaluate(self.net, self.device).items():
-            self.log(f"val_{name}", value, prog_bar=True, batch_size=1)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the clock."""
-        checkpoint["clock"] = {"seconds": self.seconds, "crops": self.crops}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Set the clock."""
-        self.seconds, self.crops = checkpoint["clock"]["seconds"], checkpoint["clock"]["crops"]
-
-
-class ExportAndLog(Callback):
-    """After each validation: the weights as safetensors, and a line in ``log.csv``."""
-
-    def __init__(self, weights: Path, save: Save, summary: dict[str, Any]):
-        self.weights, self.save, self.summary = weights, save, summary
-
-    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Write both."""
-        if trainer.sanity_checking or not isinstance(module, MotionModule):
-            return
-        figures = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()}
-        row = {
-            "step": trainer.global_step,
-            "crops": module.crops,
-            "seconds": round(module.seconds),
-            **figures,
-        }
-        log = self.weights.with_name("log.csv")
-        new = not log.exists()
-        with log.open("a", newline="") as file:
-            writer = csv.DictWriter(
-                file, ["step", "crops", "seconds", "loss", *(k for k in row if k.startswith("val"))]
-            )
-            if new:
-                writer.writeheader()
-            writer.writerow({k: row.get(k, "") for k in writer.fieldnames})
-        print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
-        temporary = self.weights.with_suffix(".part")
-        self.save(module.net, temporary, {**self.summary, **row})
-        os.replace(temporary, self.weights)
-
-
 def train_motion_net(
     config: TrainingConfig,
     data: Path,
@@ -431,17 +290,11 @@ def fit(
         The safetensors file.
     """
     lightning.seed_everything(config.seed, verbose=False)
-    torch.backends.cudnn.benchmark = True
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if gpu else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     photos = LumaPhotos(list_photos([data / folder for folder in config.folders]))
-    module = MotionModule(net, loss, config, ValidationPictures(data / config.validation, config.validation_pictures))
-    # After a resumption the pairs must not start again with the first ones.
-    started = 0
-    if resume is not None:
-        started = int(torch.load(resume, map_location="cpu", weights_only=True)["global_step"])
-    seed = config.seed + started
-    pairs: IterableDataset[Pairs] = SyntheticPairs(photos, config.pairs, seed, device)
+    pictures = ValidationPictures(data / config.validation, config.validation_pictures)
+    seed = config.seed + steps_of(resume)
+    pairs: Iterable[Pairs] = SyntheticPairs(photos, config.pairs, seed, device)
     if config.dataset_share > 0:
         found = DatasetPairs(
             [data / name for name in config.datasets],
@@ -452,45 +305,9 @@ def fit(
             device,
         )
         pairs = MixedPairs(pairs, found, config.dataset_share, seed)
-    out = weights.parent
-    out.mkdir(parents=True, exist_ok=True)
-    machine = torch.cuda.get_device_name() if gpu else f"{os.cpu_count()} CPU cores, {platform.machine()}"
     summary = {
         "data": f"{len(photos)} luminance pictures of {', '.join(config.folders)}",
         "command": command,
-        "seed": config.seed,
-        "machine": f"{machine}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "parameters": parameter_count(net),
         "config": {k: v for k, v in asdict(config).items() if k != "network"},
     }
-    trainer = lightning.Trainer(
-        accelerator="gpu" if gpu else "cpu",
-        devices=1,
-        max_epochs=-1,
-        max_time=None if max_time is None else timedelta(seconds=parse_time(max_time)),
-        precision=config.precision,  # type: ignore[arg-type]
-        gradient_clip_val=1.0,
-        val_check_interval=config.validate_every,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_model_summary=False,
-        enable_progress_bar=progress,
-        callbacks=[
-            EMAWeightAveraging(decay=config.average),
-            ExportAndLog(weights, save, summary),
-            ModelCheckpoint(
-                out,
-                save_last=True,
-                save_top_k=0,
-                every_n_train_steps=config.validate_every,
-                # A run that goes on writes over the checkpoint that it came from.
-                enable_version_counter=False,
-            ),
-        ],
-    )
-    once: DataLoader[int] = DataLoader([0], batch_size=None)  # type: ignore[arg-type]
-    trainer.fit(module, DataLoader(pairs, batch_size=None), once, ckpt_path=resume, weights_only=True)
-    trainer.validate(module, once, verbose=False)
-    return weights
+    return run(net, loss, save, config, pairs, pictures, weights, summary, max_time, resume, progress)

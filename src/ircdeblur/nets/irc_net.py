@@ -1,0 +1,750 @@
+"""IRC-Net: a few stages of ADMM with iterated residual compensation, unrolled into a network (section 3.2, Fig. 3).
+
+A stage finds auxiliary images for the prior filters, z_i, and then compensates what is left to explain,
+
+    x  <-  x + a C^-1 (A'(y - A x) + sum_i rho_i k_i' (z_i - k_i * x)),        C ~ A'A + sum_i rho_i k_i' k_i,
+
+T times, with the local inverse filters of `ircdeblur.solvers.compensation`: d_0 = C^-1 A' for the observation and
+d_i = C^-1 rho_i k_i' for the prior filters. What is learned:
+
+- in both networks the prior filters k_i, the penalties rho_i of each stage, and a gain of the inverse filters of each
+  motion of the bank at each frequency, which windows of a photograph mix as Eq. 17 does;
+- in `ShrinkageIRCNet`, the paper's, the shrinkage functions by which z_i follows from k_i * x and the multipliers, and
+  the multipliers' rates. Before any training it is the solver ``irc``;
+- in `IRCNet` a small convolutional network in their place, whose features go on from stage to stage as the multipliers
+  do. It proposes an image v, and z_i = k_i * v; it sees the last x, what was compensated, the noise, the motion and how
+  certain that is.
+
+References
+----------
+Eboli, Sun & Ponce, sections 3.2, 3.3 and 5.
+Y. Yang, J. Sun, H. Li, Z. Xu, "Deep ADMM-Net for compressive sensing MRI", NeurIPS 2016: piecewise linear shrinkage.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ircdeblur.kernels import ANGLES, MotionBank
+from ircdeblur.motion import to_double_angle
+from ircdeblur.operators import MotionBlur, UniformBlur, pad_adjoint
+from ircdeblur.solvers.admm import difference
+from ircdeblur.solvers.color import from_opponent, to_opponent
+from ircdeblur.solvers.compensation import WINDOW, Compensation, local_inverse
+from ircdeblur.solvers.domain import MIN_NOISE, ExtendedDomain, Observation
+from ircdeblur.solvers.filtering import centred_response
+from ircdeblur.solvers.settings import NOISE_EXPONENT, prior_weight
+
+Blur = UniformBlur | MotionBlur
+
+UNIT_NOISE = 0.01
+"""Noise at which the initial penalties and thresholds hold."""
+
+LENGTH_UNIT = 16.0
+"""Pixels to which the lengths that a network sees are relative."""
+
+
+class InverseGain(nn.Module):
+    """Trainable factors of the inverse filters of the bank's motions, one for each frequency; 1 before any training.
+
+    Motions that are mirror images or transposes of each other share theirs, so 137 of the 511 are stored, and the
+    inverse filters of a picture that is turned or mirrored are turned or mirrored.
+
+    Parameters
+    ----------
+    window : int
+        P, the size of the transforms.
+    """
+
+    def __init__(self, window: int = WINDOW):
+        super().__init__()
+        steps = len(ANGLES)
+        source: list[list[int]] = [[], [], [], []]
+        stored: dict[tuple[float, int], int] = {}
+        for motion, (length, _) in enumerate(MotionBank().motions):
+            turn = (motion - 1) % steps if motion else 0
+            mirrored = turn > steps // 2
+            turn = steps - turn if mirrored else turn
+            transposed = turn > steps // 4
+            turn = steps // 2 - turn if transposed else turn
+            for kind in range(4):
+                # One past the end where this motion is not of the kind.
+                here = kind == mirrored + 2 * transposed
+                source[kind].append(stored.setdefault((float(length), turn), len(stored)) if here else -1)
+        self.kinds = [torch.tensor(indices) for indices in source]
+        self.excess = nn.Parameter(torch.zeros(len(stored), window, window // 2 + 1))
+
+    def forward(self, shares: torch.Tensor) -> torch.Tensor:
+        """Average the factors of motions.
+
+        Parameters
+        ----------
+        shares : (N, 511) tensor
+            Of the bank's motions in N windows; each row adds up to 1.
+
+        Returns
+        -------
+        gain : (N, P, P // 2 + 1) tensor
+        """
+        total = torch.ones((), dtype=shares.dtype, device=shares.device)
+        for kind, indices in enumerate(self.kinds):
+            motions = (indices >= 0).nonzero()[:, 0].to(shares.device)
+            stored = indices.to(shares.device)[motions]
+            # What the averages have in common with all that is symmetric is done on them, which are fewer.
+            part = torch.einsum("nm,mrc->nrc", shares[:, motions], self.excess[stored])
+            total = total + _oriented(part, mirrored=kind % 2 == 1, transposed=kind >= 2)
+        return total
+
+
+def _oriented(half: torch.Tensor, mirrored: bool, transposed: bool) -> torch.Tensor:
+    """Return the response of transposed, then mirrored filters: real, point-symmetric, halves (N, P, P // 2 + 1)."""
+    if transposed:
+        window, columns = half.shape[-2:]
+        rest = _opposite(half[..., 1 : window - columns + 1].flip(-1))
+        half = torch.cat((half, rest), -1).transpose(-1, -2)[..., :columns]
+    return _opposite(half) if mirrored else half
+
+
+def _opposite(rows: torch.Tensor) -> torch.Tensor:
+    """Return the rows of the negative frequencies: F(-r, c)."""
+    return rows.flip(-2).roll(1, -2)
+
+
+def difference_filters(count: int, size: int) -> torch.Tensor:
+    """Return the initial prior filters, (count, 1, size, size), correlated with the image.
+
+    The first differences along rows and columns; then, as far as asked for, those along the diagonals, the second
+    differences, and first differences two pixels wide.
+    """
+    one, half, root = 1.0, 0.5, math.sqrt(0.5)
+    taps: list[dict[tuple[int, int], float]] = [
+        {(0, 0): one, (0, -1): -one},
+        {(0, 0): one, (-1, 0): -one},
+        {(0, 0): root, (-1, -1): -root},
+        {(0, 0): root, (-1, 1): -root},
+        {(0, 0): one, (0, -1): -half, (0, 1): -half},
+        {(0, 0): one, (-1, 0): -half, (1, 0): -half},
+        {(0, 1): half, (0, -1): -half},
+        {(1, 0): half, (-1, 0): -half},
+    ]
+    if not 2 <= count <= len(taps) or size < 3 or size % 2 == 0:
+        raise ValueError(f"there are 2 to {len(taps)} prior filters of odd size from 3 on, got {count} of {size}")
+    filters = torch.zeros(count, 1, size, size)
+    for one_filter, values in zip(filters, taps, strict=False):
+        for (row, column), value in values.items():
+            one_filter[0, size // 2 + row, size // 2 + column] = value
+    return filters
+
+
+class Prior(Protocol):
+    """The prior filters k_i as an operator."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return k_i * x, (B, C, n, H, W), of images (B, C, H, W) that are continued by their rim."""
+        ...
+
+    def adjoint(self, z: torch.Tensor) -> torch.Tensor:
+        """Return sum_i k_i' z_i, (B, C, H, W): the transpose."""
+        ...
+
+    def powers(self, size: tuple[int, int]) -> torch.Tensor:
+        """Return |K_i|^2 at the size of a transform, (n, H, W // 2 + 1)."""
+        ...
+
+
+class Differences:
+    """The first differences along rows and columns."""
+
+    def __init__(self, like: torch.Tensor):
+        self.taps = difference_filters(2, 3).to(like)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to (B, C, 2, H, W)."""
+        return torch.stack((difference(x, -1), difference(x, -2)), 2)
+
+    def adjoint(self, z: torch.Tensor) -> torch.Tensor:
+        """(B, C, 2, H, W) to (B, C, H, W)."""
+        return self.adjoint_of(z, 0) + self.adjoint_of(z, 1)
+
+    def adjoint_of(self, z: torch.Tensor, i: int) -> torch.Tensor:
+        """Return k_i' z_i, (B, C, H, W)."""
+        along, dim = z[:, :, i], -1 - i
+        # What lies before the first place is a copy of it: its difference is 0.
+        inner = along.narrow(dim, 1, along.shape[dim] - 1)
+        before, after = ((1, 0), (0, 1)) if dim == -1 else ((0, 0, 1, 0), (0, 0, 0, 1))
+        return F.pad(inner, before) - F.pad(inner, after)
+
+    def powers(self, size: tuple[int, int]) -> torch.Tensor:
+        """Return |K_i|^2, (2, H, W // 2 + 1)."""
+        return centred_response(self.taps[:, 0], size).abs().square()
+
+
+class Filters(nn.Module):
+    """Trainable filters.
+
+    Parameters
+    ----------
+    count, size : int
+        Number and side; see `difference_filters` for what they are at the start.
+    """
+
+    def __init__(self, count: int, size: int):
+        super().__init__()
+        self.taps = nn.Parameter(difference_filters(count, size))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to (B, C, n, H, W)."""
+        reach = self.taps.shape[-1] // 2
+        padded = F.pad(x.flatten(0, 1)[:, None], (reach,) * 4, mode="replicate")
+        return F.conv2d(padded, self.taps).unflatten(0, x.shape[:2])
+
+    def adjoint(self, z: torch.Tensor) -> torch.Tensor:
+        """(B, C, n, H, W) to (B, C, H, W)."""
+        reach = self.taps.shape[-1] // 2
+        whole = F.conv2d(z.flatten(0, 1), self.taps.flip(-1, -2).transpose(0, 1), padding=2 * reach)
+        return pad_adjoint(whole, (reach, reach), "replicate")[:, 0].unflatten(0, z.shape[:2])
+
+    def powers(self, size: tuple[int, int]) -> torch.Tensor:
+        """Return |K_i|^2, (n, H, W // 2 + 1)."""
+        return centred_response(self.taps[:, 0], size).abs().square()
+
+
+def _inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the inner product of the channels of two images (B, C, ...), (B, C, 1, 1)."""
+    return (a * b).flatten(2).sum(-1)[..., None, None]
+
+
+class XLayer:
+    """The x-update of a photograph: residuals by the exact blur and the prior filters, inverse filters, and a step.
+
+    Parameters
+    ----------
+    observed : Observation
+        The blurred images (B, C, H, W).
+    blur : UniformBlur or MotionBlur
+        With the boundary "extended".
+    prior : Prior
+        Prior filters k_i.
+    gain : InverseGain, optional
+        Of the inverse filters of motions.
+    """
+
+    def __init__(self, observed: Observation, blur: Blur, prior: Prior, gain: InverseGain | None = None):
+        self.domain = ExtendedDomain(observed, blur)
+        self.observed, self.blur, self.prior = observed, blur, prior
+        self.inverse: Compensation = local_inverse(blur, self.domain.shape, observed.mask, gain)
+        self.powers = prior.powers(self.inverse.size) + self.inverse.floor
+
+    def extend(self, plane: torch.Tensor) -> torch.Tensor:
+        """Return a plane of the frame (B, C, H, W), continued by its rim to the domain of x."""
+        my, mx = self.domain.margin
+        return F.pad(plane, (mx, mx, my, my), mode="replicate")
+
+    def set_penalties(self, rho: torch.Tensor, scale: torch.Tensor, local: torch.Tensor | None = None) -> None:
+        """Set the penalties.
+
+        Parameters
+        ----------
+        rho : (C or 1, n) tensor
+            Of each channel and prior filter.
+        scale : (B or 1, 1, 1, 1) tensor
+            A factor of them for each image.
+        local : (B or 1, 1, H', W') tensor, optional
+            A factor of them at each pixel.
+        """
+        prior = torch.einsum("cn,nhw->chw", rho, self.powers)
+        self.rho = rho[:, :, None, None] * scale[:, None]
+        if local is not None:
+            self.rho = self.rho * local[:, None]
+            scale = scale * self.inverse.local_mean(local)
+        self.inverse.set_penalty(scale, prior)
+
+    def misfit(self, x: torch.Tensor) -> torch.Tensor:
+        """Return y - A x, where it counts."""
+        return -self.observed.misfit(self.blur.A(x))
+
+    def compensation(self, data: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+        """Return sum_i d_i * r_i, (B, C, H', W').
+
+        Parameters
+        ----------
+        data : (B, C, H, W) tensor
+            r_0, what is left of the observation.
+        prior : (B, C, n, H', W') tensor
+            r_1, ..., r_n, of the prior filters.
+        """
+        return self.inverse(self.blur.A_adjoint(data) + self.prior.adjoint(self.rho * prior))
+
+    def step(
+        self, z: torch.Tensor, data: torch.Tensor, prior: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return how far to go, and the residuals there.
+
+        Parameters
+        ----------
+        z : (B, C, H', W') tensor
+            Direction.
+        data, prior : tensors
+            Residuals; see `compensation`.
+
+        Returns
+        -------
+        a : (B, C, 1, 1) tensor
+            The step that leaves the least residuals, a constant for gradients: near the best step nothing changes
+            with it.
+        data, prior : tensors
+            The residuals of x + a z: all is linear, so they take one blur.
+        """
+        az, kz = self.observed.masked(self.blur.A(z)), self.prior(z)
+        with torch.no_grad():
+            weighted = self.rho * kz
+            power = _inner(az, az) + _inner(kz, weighted)
+            a = (_inner(az, data) + _inner(weighted, prior)) / power.clamp(min=torch.finfo(power.dtype).tiny)
+        return a, data - a * az, prior - a[..., None] * kz
+
+
+class UnrolledNet(nn.Module, ABC):
+    """What both networks share: what they are given, and how."""
+
+    def forward(
+        self,
+        y: torch.Tensor,
+        blur: Blur,
+        noise: float | torch.Tensor,
+        error: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Deconvolve.
+
+        Parameters
+        ----------
+        y : (B, C, H, W) tensor
+            Blurred images in [0, 1]: RGB, grey, or other channels, each of which is then a grey image.
+        blur : UniformBlur or MotionBlur
+            Their blur, with the boundary "extended".
+        noise : float or (B,) tensor
+            Standard deviation of the noise in y.
+        error : (B or 1, H, W) tensor, optional
+            Expected error of the motion in pixels; 0 if not given.
+        mask : (B or 1, 1, H, W) tensor, optional
+            1 where the observation counts.
+
+        Returns
+        -------
+        x : (B, C, H, W) tensor
+            Not clipped.
+        """
+        if y.shape[1] not in (1, 3):
+            return torch.cat(
+                [self(y[:, c : c + 1], channel_blur(blur, c), noise, error, mask) for c in range(y.shape[1])], 1
+            )
+        return self.estimates(y, blur, noise, error, mask)[-1]
+
+    @abstractmethod
+    def estimates(
+        self,
+        y: torch.Tensor,
+        blur: Blur,
+        noise: float | torch.Tensor,
+        error: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """Return the frame of each stage's estimate, of images with one or three channels; see `forward`."""
+
+
+def has_channel_kernels(blur: Blur) -> bool:
+    """Return whether each channel has a kernel of its own."""
+    return isinstance(blur, UniformBlur) and blur.psf.ndim > 2 and blur.psf.shape[-3] > 1
+
+
+def channel_blur(blur: Blur, channel: int) -> Blur:
+    """Return the blur of one channel."""
+    if has_channel_kernels(blur):
+        assert isinstance(blur, UniformBlur)
+        return UniformBlur(blur.psf[..., channel : channel + 1, :, :], blur.boundary, blur.margin)
+    return blur
+
+
+def noise_of_images(noise: float | torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return the noise of each image, (B or 1, 1, 1, 1), not below `MIN_NOISE`."""
+    return torch.as_tensor(noise, dtype=y.dtype, device=y.device).reshape(-1, 1, 1, 1).clamp(min=MIN_NOISE)
+
+
+# The paper's network.
+
+
+class Shrinkage(nn.Module):
+    """Piecewise linear functions with control points at -1, -0.98, ..., 1 and the slope 1 beyond.
+
+    Parameters
+    ----------
+    thresholds : (G, n) tensor
+        Of the soft thresholding that each function is at the start.
+    """
+
+    POINTS = 101
+    threshold: torch.Tensor
+
+    def __init__(self, thresholds: torch.Tensor):
+        super().__init__()
+        # Soft thresholding has its corners between the points; they are kept, and what is learned is added.
+        self.register_buffer("threshold", thresholds.clone())
+        self.change = nn.Parameter(torch.zeros(*thresholds.shape, self.POINTS))
+
+    def forward(self, t: torch.Tensor, groups: list[int], scale: torch.Tensor) -> torch.Tensor:
+        """Return ``scale f(t / scale)``.
+
+        Parameters
+        ----------
+        t : (B, C, n, H, W) tensor
+            One function for each channel and filter.
+        groups : list of C int
+            The group of functions of each channel.
+        scale : (B or 1, 1, 1, 1, 1) tensor
+            Positive.
+        """
+        t = t / scale
+        threshold = self.threshold[groups][:, :, None, None]
+        soft = t - torch.maximum(torch.minimum(t, threshold), -threshold)
+        change = piecewise_linear(t.flatten(1, 2), self.change[groups].flatten(0, 1)).view_as(t)
+        return scale * (soft + change)
+
+
+def piecewise_linear(t: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Interpolate linearly between values at -1, ..., 1, constant beyond.
+
+    Parameters
+    ----------
+    t : (B, N, H, W) tensor
+        Where.
+    values : (N, K) tensor
+        Of the N functions at their K equidistant points.
+    """
+    n, k = values.shape
+    place = (t.clamp(-1, 1) + 1) * (0.5 * (k - 1))
+    left = place.detach().floor().clamp(max=k - 2)
+    index = (left + torch.arange(0, n * k, k, device=t.device, dtype=t.dtype)[:, None, None]).to(torch.int32)
+    # Value and rise of each interval lie side by side.
+    rise = F.pad(values.diff(dim=1), (0, 1))
+    pairs = F.embedding(index, torch.stack((values, rise), -1).flatten(0, 1))
+    return torch.addcmul(pairs[..., 0], pairs[..., 1], place - left)
+
+
+@dataclass(frozen=True)
+class ShrinkageConfig:
+    """Size of the paper's network.
+
+    Attributes
+    ----------
+    stages, steps : int
+        N and T.
+    filters, size : int
+        Number and side of the prior filters.
+    prior, rho : float
+        Of the solver ``irc`` that the network is before any training; see `ircdeblur.solvers.settings.Settings`.
+    color : float or None
+        Likewise.
+    """
+
+    stages: int = 5
+    steps: int = 2
+    filters: int = 8
+    size: int = 5
+    prior: float = 7.5
+    rho: float = 0.01
+    color: float | None = 4.0
+
+
+class ShrinkageIRCNet(UnrolledNet):
+    """The paper's IRC-Net: prior filters, learned shrinkage, and learned inverse filters.
+
+    Colour pictures are taken as luma and two opponent colours; the two share what is learned.
+
+    Parameters
+    ----------
+    config : ShrinkageConfig, optional
+        Size and start.
+    """
+
+    def __init__(self, config: ShrinkageConfig | None = None):
+        super().__init__()
+        self.config = c = config or ShrinkageConfig()
+        self.filters = Filters(c.filters, c.size)
+        groups = 1 if c.color is None else 2
+        # More filters share what the two differences had.
+        rho = c.rho * 2 / c.filters
+        self.log_rho = nn.Parameter(torch.full((c.stages, groups, c.filters), math.log(rho)))
+        self.rates = nn.Parameter(torch.ones(c.stages, groups, c.filters))
+        self.noise_exponent = nn.Parameter(torch.tensor(2.0 - NOISE_EXPONENT))
+        self.error_exponent = nn.Parameter(torch.full((c.stages,), 0.5))
+        threshold = torch.full((groups, c.filters), prior_weight(c.prior, UNIT_NOISE) / c.rho)
+        threshold[1:] *= c.color or 1.0
+        self.shrinkage = nn.ModuleList(Shrinkage(threshold) for _ in range(c.stages))
+        self.gain = InverseGain()
+
+    def estimates(
+        self,
+        y: torch.Tensor,
+        blur: Blur,
+        noise: float | torch.Tensor,
+        error: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """Return the frame of each stage's x; see `UnrolledNet.forward`."""
+        c = self.config
+        opponent = c.color is not None and y.shape[1] == 3 and not has_channel_kernels(blur)
+        groups = [0, 1, 1] if opponent else [0] * y.shape[1]
+        observed = Observation(to_opponent(y) if opponent else y, mask)
+        layer = XLayer(observed, blur, self.filters, self.gain)
+        scale = ((noise_of_images(noise, y) / UNIT_NOISE) ** self.noise_exponent)[..., None]
+        doubt = None if error is None else 1 + layer.extend(error[:, None])
+        whole = y.new_ones(1, 1, 1, 1)
+        x = layer.domain.start()
+        k, data = self.filters(x), layer.misfit(x)
+        multipliers = torch.zeros_like(k)
+        frames = []
+        for j, shrinkage in enumerate(self.shrinkage):
+            # Where the motion is uncertain the prior is stronger.
+            local = None if doubt is None else doubt ** self.error_exponent[j]
+            layer.set_penalties(self.log_rho[j].exp()[groups], whole, local)
+            z = shrinkage(k + multipliers, groups, scale)
+            prior = z - multipliers - k
+            for _ in range(c.steps):
+                direction = layer.compensation(data, prior)
+                a, data, prior = layer.step(direction, data, prior)
+                x = x + a * direction
+            k = z - multipliers - prior
+            multipliers = multipliers + self.rates[j][groups][:, :, None, None] * (k - z)
+            frames.append(layer.domain.crop(from_opponent(x) if opponent else x))
+        return frames
+
+
+# The network with the richer prior.
+
+
+@dataclass(frozen=True)
+class IRCNetConfig:
+    """Size of the network with the convolutional prior.
+
+    Attributes
+    ----------
+    stages, steps : int
+        N and T.
+    width : int
+        Channels at half resolution; at a quarter there are twice as many.
+    blocks : (int, int, int)
+        Residual blocks at half resolution, at a quarter, and at half resolution again.
+    rho : float
+        Penalty at the start.
+    """
+
+    stages: int = 5
+    steps: int = 1
+    width: int = 48
+    blocks: tuple[int, int, int] = (2, 3, 2)
+    rho: float = 0.01
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions with a rectifier between them, added to their input."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        with torch.no_grad():
+            self.conv2.weight.mul_(0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to the same."""
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
+class PriorStage(nn.Module):
+    """The convolutional prior of one stage: from estimate and features to a change of the estimate, and features.
+
+    Half resolution and quarter resolution, two levels of a U-Net; all convolutions of the full picture's pixels are
+    done on blocks of 2 x 2.
+    """
+
+    def __init__(self, inputs: int, config: IRCNetConfig):
+        super().__init__()
+        c, (before, deep, after) = config.width, config.blocks
+        self.entry = nn.Conv2d(inputs, c, 3, padding=1)
+        self.before = nn.Sequential(*(Residual(c) for _ in range(before)))
+        self.down = nn.Conv2d(c, 2 * c, 2, stride=2)
+        self.deep = nn.Sequential(*(Residual(2 * c) for _ in range(deep)))
+        self.up = nn.Conv2d(2 * c, 4 * c, 1)
+        self.after = nn.Sequential(*(Residual(c) for _ in range(after)))
+        self.exit = nn.Conv2d(c, 12, 3, padding=1)
+        with torch.no_grad():
+            self.exit.weight.mul_(0.01)
+            assert self.exit.bias is not None
+            self.exit.bias.zero_()
+
+    def forward(self, inputs: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the change (B, 12, h, w) and the next features (B, width, h, w)."""
+        x = self.before(self.entry(inputs) + features)
+        x = x + F.pixel_shuffle(self.up(self.deep(self.down(x))), 2)
+        x = self.after(x)
+        return self.exit(x), x
+
+
+class IRCNet(UnrolledNet):
+    """IRC-Net with a convolutional network as prior.
+
+    In each stage the deblurred residuals of the observation and of the two differences are merged by learned weights
+    and added to x; the prior sees x and each of the three, and proposes the image v of the next stage's z_i = k_i * v.
+
+    Parameters
+    ----------
+    config : IRCNetConfig, optional
+        Size.
+
+    Attributes
+    ----------
+    fast : bool
+        Convolve in bfloat16 where the device is made for it (see `has_fast_bfloat16`).
+    """
+
+    MAPS = 6
+    """Planes that tell of the noise and the blur: see `maps`."""
+
+    def __init__(self, config: IRCNetConfig | None = None):
+        super().__init__()
+        self.config = c = config or IRCNetConfig()
+        self.fast = True
+        self.log_rho = nn.Parameter(torch.full((c.stages, 2), math.log(c.rho)))
+        # How the penalty follows the noise, and the expected error of the motion.
+        self.noise_exponent = nn.Parameter(torch.ones(c.stages))
+        self.error_exponent = nn.Parameter(torch.ones(c.stages))
+        self.merge = nn.Parameter(torch.ones(c.stages, 3))
+        self.gain = InverseGain()
+        self.observe = nn.Conv2d(4 * (3 + self.MAPS), c.width, 3, padding=1)
+        self.priors = nn.ModuleList(PriorStage(4 * (3 * 4 + self.MAPS), c) for _ in range(c.stages))
+
+    def estimates(
+        self,
+        y: torch.Tensor,
+        blur: Blur,
+        noise: float | torch.Tensor,
+        error: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """Return the frame of the image that each stage's prior proposes; see `UnrolledNet.forward`."""
+        differences = Differences(y)
+        layer = XLayer(Observation(y, mask), blur, differences, self.gain)
+        sigma = noise_of_images(noise, y) / UNIT_NOISE
+        doubt = None if error is None else 1 + layer.extend(error[:, None])
+        x = v = layer.domain.start()
+        maps = self.maps(x, blur, sigma, doubt, layer)
+        data = layer.misfit(x)
+        features = self._blocks([x], maps)
+        with self._precision(y):
+            features = self.observe(features)
+        frames = []
+        for j, propose in enumerate(self.priors):
+            local = None if doubt is None else doubt ** self.error_exponent[j]
+            layer.set_penalties(self.log_rho[j].exp()[None], sigma ** self.noise_exponent[j], local)
+            prior = differences(v - x)
+            for _ in range(self.config.steps):
+                slopes = layer.blur.A_adjoint(data), *(differences.adjoint_of(layer.rho * prior, i) for i in (0, 1))
+                parts = [layer.inverse(slope) for slope in slopes]
+                direction = sum(weight * part for weight, part in zip(self.merge[j], parts, strict=True))
+                assert isinstance(direction, torch.Tensor)
+                a, data, prior = layer.step(direction, data, prior)
+                x = x + a * direction
+            with self._precision(y):
+                change, features = propose(self._blocks([x, *(SHOWN * part for part in parts)], maps), features)
+            change = F.pixel_shuffle(change.float(), 2)[..., : x.shape[-2], : x.shape[-1]]
+            v = x + (change if x.shape[1] == 3 else change.mean(1, keepdim=True))
+            frames.append(layer.domain.crop(v))
+        return frames
+
+    def maps(
+        self, v: torch.Tensor, blur: Blur, sigma: torch.Tensor, doubt: torch.Tensor | None, layer: XLayer
+    ) -> torch.Tensor:
+        """Return what the prior is told of noise and blur, (B, 6, H', W').
+
+        The logarithm of the noise, relative to 1 %; the double-angle vector of the motion, and how far the kernel
+        reaches across it, in units of 16 px; the logarithm of 1 px plus the expected error of the motion; whether a
+        pixel was observed.
+        """
+        shape = (v.shape[0], 1, *v.shape[-2:])
+        if isinstance(blur, MotionBlur):
+            fields = blur.motion if blur.motion.ndim == 4 else blur.motion[None]
+            double = layer.extend(to_double_angle(fields).permute(0, 3, 1, 2)) / LENGTH_UNIT
+            across = v.new_zeros(1, 1, 1, 1)
+        else:
+            double, across = (t / LENGTH_UNIT for t in extent_of_kernel(blur.psf))
+        seen = layer.observed.masked(v.new_ones(1, 1, *layer.observed.y.shape[-2:]))
+        my, mx = layer.domain.margin
+        planes = (
+            sigma.log().expand(shape),
+            double.expand(shape[0], 2, *shape[2:]),
+            across.expand(shape),
+            v.new_zeros(shape) if doubt is None else doubt.log().expand(shape),
+            F.pad(seen, (mx, mx, my, my)).expand(shape),
+        )
+        return torch.cat(planes, 1)
+
+    def _blocks(self, images: list[torch.Tensor], maps: torch.Tensor) -> torch.Tensor:
+        """Return images (B, 1 or 3, H', W') and maps as blocks of 2 x 2 pixels, the sides even numbers of blocks."""
+        planes = torch.cat((*(i.expand(-1, 3, -1, -1) for i in images), maps), 1)
+        after = [-n % 4 for n in planes.shape[-2:]]
+        planes = F.pad(planes, (0, after[1], 0, after[0]), mode="replicate")
+        return F.pixel_unshuffle(planes, 2).contiguous(memory_format=torch.channels_last)
+
+    def _precision(self, y: torch.Tensor) -> torch.autocast:
+        """Return the context in which the convolutions are computed."""
+        return torch.autocast(y.device.type, torch.bfloat16, enabled=self.fast and has_fast_bfloat16(y.device))
+
+
+SHOWN = 4.0
+"""Factor of the deblurred residuals that the prior is shown: they are small against the image."""
+
+
+def extent_of_kernel(psf: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the motion that spreads light as a kernel does, and how far the kernel reaches across it.
+
+    Parameters
+    ----------
+    psf : (..., kh, kw) tensor
+        Kernels, (C, kh, kw) or (B, C, kh, kw); of several channels the mean counts.
+
+    Returns
+    -------
+    double : (B or 1, 2, 1, 1) tensor
+        Double-angle vector in pixels: the variance of a line of length l is l^2 / 12.
+    across : (B or 1, 1, 1, 1) tensor
+        Length in pixels of the line with the variance across that.
+    """
+    kernel = psf.reshape(-1, psf.shape[-3] if psf.ndim > 2 else 1, *psf.shape[-2:]).mean(1)
+    kernel = kernel.clamp(min=0)
+    kernel = kernel / kernel.sum((-2, -1), keepdim=True)
+    rows, columns = (torch.arange(n, dtype=psf.dtype, device=psf.device) for n in kernel.shape[-2:])
+    down, right = kernel.sum(-1), kernel.sum(-2)
+    y, x = rows - (down @ rows)[:, None], columns - (right @ columns)[:, None]
+    yy, xx = (down * y**2).sum(-1), (right * x**2).sum(-1)
+    xy = (kernel * y[:, :, None] * x[:, None]).sum((-2, -1))
+    # Up is minus y.
+    major = torch.stack((xx - yy, -2 * xy), -1)
+    size = major.norm(dim=-1)
+    double = major * (12 / size.clamp(min=1e-6)).sqrt()[:, None]
+    across = (6 * (xx + yy - size)).clamp(min=0).sqrt()
+    return double[:, :, None, None], across[:, None, None, None]
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 matrices in hardware, several times faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return device.type == "cpu" and tiles is not None and bool(tiles())

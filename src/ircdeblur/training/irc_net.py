@@ -1,0 +1,232 @@
+"""Training of IRC-Net on crops whose blur is known (section 4.2 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+
+from ircdeblur.data.camera import camera_shake
+from ircdeblur.data.known_blur import KnownBlur, KnownBlurPairs, KnownBlurSettings
+from ircdeblur.data.photos import PhotosInMemory, list_photos, load_photo
+from ircdeblur.kernels import linear_motion_kernel
+from ircdeblur.nets.checkpoints import load_irc_net, save_irc_net
+from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, ShrinkageConfig, ShrinkageIRCNet, UnrolledNet
+from ircdeblur.operators import MotionBlur, UniformBlur
+from ircdeblur.solvers.settings import deconvolve
+from ircdeblur.training.loop import parse_time, read_config, run, steps_of
+
+NETWORKS = {"cnn": IRCNetConfig, "shrinkage": ShrinkageConfig}
+"""The two networks by their priors."""
+
+
+@dataclass(frozen=True)
+class IRCTrainingConfig:
+    """One training run; what a YAML file under ``configs/`` holds.
+
+    Attributes
+    ----------
+    prior : {"cnn", "shrinkage"}
+        Which network.
+    seed : int
+        Seed of weights and pairs.
+    train_time : str
+        HH:MM:SS of training in all, over which the learning rate is scheduled.
+    folders : tuple of str
+        Folders of sharp photographs below the data folder.
+    validation : str
+        Folder of validation photographs below the data folder.
+    learning_rate, weight_decay : float
+        Of AdamW.
+    average : float
+        Decay per step of the running average of the weights that is validated and shipped.
+    validate_every : int
+        Steps between validations.
+    earlier : float
+        Weight in the loss of each stage's estimate but the last one's.
+    pairs : KnownBlurSettings
+        The pairs.
+    cnn : IRCNetConfig
+        Size of the network with the convolutional prior.
+    shrinkage : ShrinkageConfig
+        Size of the paper's network.
+    """
+
+    prior: str = "cnn"
+    seed: int = 0
+    train_time: str = "01:00:00"
+    folders: tuple[str, ...] = ("train", "train-more")
+    validation: str = "val"
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.0
+    average: float = 0.99
+    validate_every: int = 250
+    earlier: float = 0.1
+    pairs: KnownBlurSettings = field(default_factory=KnownBlurSettings)
+    cnn: IRCNetConfig = field(default_factory=IRCNetConfig)
+    shrinkage: ShrinkageConfig = field(default_factory=ShrinkageConfig)
+
+    @property
+    def precision(self) -> str:
+        """The solver's part is computed in float32; the network decides for its convolutions."""
+        return "32-true"
+
+    def build(self) -> UnrolledNet:
+        """Return the network with its initial weights."""
+        return IRCNet(self.cnn) if self.prior == "cnn" else ShrinkageIRCNet(self.shrinkage)
+
+
+def load_config(path: str | Path) -> IRCTrainingConfig:
+    """Read an `IRCTrainingConfig` from YAML; a key that it does not know raises `ValueError`."""
+    config = read_config(path, IRCTrainingConfig, {"pairs": KnownBlurSettings, **NETWORKS})
+    parse_time(config.train_time)
+    if config.prior not in NETWORKS:
+        raise ValueError(f"{path}: prior must be one of {', '.join(NETWORKS)}, got {config.prior!r}")
+    return config
+
+
+def psnr_loss(frames: list[torch.Tensor], sharp: torch.Tensor, earlier: float) -> torch.Tensor:
+    """Return the mean logarithm of the squared error of each picture: what a mean PSNR asks for.
+
+    Parameters
+    ----------
+    frames : list of (B, C, H, W) tensors
+        Estimate of each stage.
+    sharp : (B, C, H, W) tensor
+        The truth.
+    earlier : float
+        Weight of each estimate but the last.
+    """
+    errors = [((x - sharp) ** 2).flatten(1).mean(1).add(LEAST).log().mean() for x in frames]
+    return errors[-1] + earlier * sum(errors[:-1], errors[-1].new_zeros(()))
+
+
+LEAST = 1e-5
+"""Mean squared error below which an estimate is good enough: 50 dB."""
+
+
+def deconvolution_loss(earlier: float) -> Callable[[UnrolledNet, KnownBlur], torch.Tensor]:
+    """Return the loss of a network on a batch."""
+
+    def loss(net: UnrolledNet, batch: KnownBlur) -> torch.Tensor:
+        frames = net.estimates(batch.blurred, batch.blur(), batch.noise, batch.error, batch.mask)
+        return psnr_loss(frames, batch.sharp, earlier)
+
+    return loss
+
+
+class KnownPictures:
+    """Whole validation pictures with a known blur, and what the solver ``irc-mm`` makes of them.
+
+    Camera shakes, moderate and severe, with noise 1 %, and a uniform motion with noise 0.4 %.
+    """
+
+    def __init__(self, folder: Path, count: int = 3, seed: int = 99):
+        self.items: list[tuple[str, torch.Tensor, torch.Tensor, UniformBlur | MotionBlur, float, float]] = []
+        paths = list_photos(folder)
+        margin = 18
+        for i, kind in enumerate(("moderate", "severe", "uniform") * count):
+            photo = torch.from_numpy(load_photo(paths[-1 - i % len(paths)])).permute(2, 0, 1)[None].float() / 255
+            rng = np.random.default_rng([seed, i])
+            shape = (photo.shape[-2] - 2 * margin, photo.shape[-1] - 2 * margin)
+            blur: UniformBlur | MotionBlur
+            if kind == "uniform":
+                psf = linear_motion_kernel(rng.uniform(8, 20), rng.uniform(0, 180))
+                blur, noise = UniformBlur(torch.from_numpy(psf).float(), margin=(margin, margin)), 0.004
+            else:
+                length = {"moderate": 21.0, "severe": 35.0}[kind] * rng.uniform(0.5, 1.0)
+                motion = torch.from_numpy(camera_shake(shape, length, rng)).float()
+                blur, noise = MotionBlur(motion, margin=(margin, margin)), 0.01
+            sharp = photo[..., margin:-margin, margin:-margin]
+            blurred = blur.A(photo) + torch.from_numpy(rng.normal(0, noise, (1, 3, *shape))).float()
+            x = deconvolve(blurred, blur, noise).x
+            self.items.append((kind, sharp, blurred, blur, noise, self._psnr(x, sharp)))
+
+    @staticmethod
+    def _psnr(x: torch.Tensor, sharp: torch.Tensor) -> float:
+        return float(-10 * (x.cpu().clamp(0, 1) - sharp).square().mean().log10())
+
+    @torch.no_grad()
+    def evaluate(self, net: UnrolledNet, device: torch.device) -> dict[str, float]:
+        """Return the mean PSNR of each kind, and how much better it is than the solver's, in dB."""
+        found: dict[str, list[float]] = {}
+        for kind, sharp, blurred, blur, noise, solver in self.items:
+            here = blur if device.type == "cpu" else _moved(blur, device)
+            reached = self._psnr(net(blurred.to(device), here, noise), sharp)
+            found.setdefault(kind, []).append(reached)
+            found.setdefault(f"{kind}_gain", []).append(reached - solver)
+        return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _moved(blur: UniformBlur | MotionBlur, device: torch.device) -> UniformBlur | MotionBlur:
+    if isinstance(blur, UniformBlur):
+        return UniformBlur(blur.psf.to(device), blur.boundary, blur.margin)
+    return MotionBlur(blur.motion.to(device), blur.boundary, blur.interpolation, blur.margin)
+
+
+def train_irc_net(
+    config: IRCTrainingConfig,
+    data: Path,
+    out: Path,
+    max_time: str | None = None,
+    resume: Path | None = None,
+    weights: Path | None = None,
+    command: str = "",
+    progress: bool = True,
+) -> Path:
+    """Train an IRC-Net.
+
+    Parameters
+    ----------
+    config : IRCTrainingConfig
+        The run.
+    data : path
+        Folder that holds the folders of photographs.
+    out : path
+        Folder of the run.
+    weights : path, optional
+        What the run starts from, in place of initial weights; the network is then that of the file.
+    max_time, resume, command, progress
+        See `ircdeblur.training.loop.run`.
+
+    Returns
+    -------
+    weights : path
+        The safetensors file.
+    """
+    lightning.seed_everything(config.seed, verbose=False)
+    summary: dict[str, Any] = {}
+    net = config.build()
+    if weights is not None:
+        net, before = load_irc_net(weights)
+        net.train()
+        summary["started from"] = before
+    if isinstance(net, IRCNet):
+        net.priors.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    photos = PhotosInMemory(list_photos([data / folder for folder in config.folders]), scales=(1.0, 0.7))
+    pairs = KnownBlurPairs(photos, config.pairs, config.seed + steps_of(resume), device)
+    summary |= {
+        "data": f"{len(photos)} pictures of {', '.join(config.folders)}",
+        "command": command,
+        "config": {k: v for k, v in asdict(config).items() if k not in NETWORKS},
+    }
+    name = "irc-net" if isinstance(net, IRCNet) else "irc-net-shrinkage"
+    return run(
+        net,
+        deconvolution_loss(config.earlier),
+        save_irc_net,
+        config,
+        pairs,
+        KnownPictures(data / config.validation),
+        out / f"{name}.safetensors",
+        summary,
+        max_time,
+        resume,
+        progress,
+    )

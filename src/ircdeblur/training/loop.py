@@ -1,0 +1,322 @@
+"""The training loop that the networks share.
+
+The schedule is one of time, not of epochs: the learning rate warms up, stays, and falls to zero as the training time of
+the configuration runs out, whatever the machine. A run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import lightning
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from ircdeblur.nets.checkpoints import parameter_count
+
+Config = TypeVar("Config")
+
+
+def read_config(path: str | Path, kind: type[Config], parts: dict[str, type]) -> Config:
+    """Read a data class from YAML.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    kind : type
+        The data class.
+    parts : dict
+        Its fields that are data classes themselves, and their types.
+
+    Raises
+    ------
+    ValueError
+        If the file holds a setting that is not known.
+    """
+    data = yaml.safe_load(Path(path).read_text()) or {}
+
+    def build(cls: Any, values: Any, where: str) -> Any:
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: {where or 'the file'} must hold settings, got {values!r}")
+        known = {f.name: f for f in fields(cls)}
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"{path}: unknown setting {where}{unknown[0]}; known are {', '.join(known)}")
+        return cls(
+            **{
+                key: build(parts[key], value, f"{key}.")
+                if key in parts
+                else tuple(value)
+                if isinstance(value, list)
+                else value
+                for key, value in values.items()
+            }
+        )
+
+    config: Config = build(kind, data, "")
+    return config
+
+
+def parse_time(text: str) -> float:
+    """Return the seconds of HH:MM:SS."""
+    parts = text.split(":")
+    if len(parts) != 3 or not all(p.isdigit() for p in parts):
+        raise ValueError(f"a time must be HH:MM:SS, got {text!r}")
+    hours, minutes, seconds = (int(p) for p in parts)
+    return float(timedelta(hours=hours, minutes=minutes, seconds=seconds).total_seconds())
+
+
+class Batch(Protocol):
+    """A batch of training pairs."""
+
+    @property
+    def blurred(self) -> torch.Tensor:
+        """The blurred crops (B, C, H, W)."""
+        ...
+
+
+Loss = Callable[[Any, Any], torch.Tensor]
+"""Loss of a network on a batch."""
+
+Save = Callable[[Any, Path, dict[str, Any]], None]
+"""Writes a network with a summary of its training."""
+
+
+class Evaluation(Protocol):
+    """What a network is validated on."""
+
+    def evaluate(self, net: Any, device: torch.device) -> dict[str, float]:
+        """Return figures by their names."""
+        ...
+
+
+class Schedule(Protocol):
+    """What the loop must know of a run; see `ircdeblur.training.motion_net.TrainingConfig`."""
+
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def train_time(self) -> str: ...  # noqa: D102
+    @property
+    def learning_rate(self) -> float: ...  # noqa: D102
+    @property
+    def weight_decay(self) -> float: ...  # noqa: D102
+    @property
+    def average(self) -> float: ...  # noqa: D102
+    @property
+    def precision(self) -> str: ...  # noqa: D102
+    @property
+    def validate_every(self) -> int: ...  # noqa: D102
+
+
+def steps_of(resume: Path | None) -> int:
+    """Return the steps that a run has behind it: after a resumption its pairs must not start with the first ones."""
+    return 0 if resume is None else int(torch.load(resume, map_location="cpu", weights_only=True)["global_step"])
+
+
+class _Endless(IterableDataset):
+    """What yields batches, as a data set."""
+
+    def __init__(self, batches: Iterable[Any]):
+        super().__init__()
+        self.batches = batches
+
+    def __iter__(self) -> Any:
+        return iter(self.batches)
+
+
+class TrainingModule(lightning.LightningModule):
+    """A network, its loss, its schedule, and what it is validated on."""
+
+    def __init__(self, net: nn.Module, loss: Loss, schedule: Schedule, pictures: Evaluation):
+        super().__init__()
+        self.schedule, self.pictures = schedule, pictures
+        self.net, self.loss = net, loss
+        self.seconds = 0.0
+        self.crops = 0
+        self._tick: float | None = None
+
+    def training_step(self, batch: Batch, index: int) -> torch.Tensor:
+        """Return the loss of one batch."""
+        loss = self.loss(self.net, batch)
+        self.crops += len(batch.blurred)
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return AdamW; normalisation and biases are not decayed."""
+        decayed = [p for p in self.net.parameters() if p.requires_grad and p.ndim > 1]
+        others = [p for p in self.net.parameters() if p.requires_grad and p.ndim <= 1]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, self.schedule.learning_rate, weight_decay=self.schedule.weight_decay)
+
+    @property
+    def progress(self) -> float:
+        """Share of the training time that has passed, over all commands of this run."""
+        return min(1.0, self.seconds / parse_time(self.schedule.train_time))
+
+    def on_train_batch_start(self, batch: Any, index: int) -> int | None:
+        """Set the learning rate for the time that has passed; end the run when it is over."""
+        now = time.monotonic()
+        # Validation and start-up are not counted: a step is at most a few seconds.
+        self.seconds += min(now - self._tick, 30.0) if self._tick is not None else 0.0
+        self._tick = now
+        warm = min(1.0, (self.global_step + 1) / 100)
+        fall = 0.5 * (1 + math.cos(math.pi * max(0.0, (self.progress - 0.3) / 0.7)))
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.schedule.learning_rate * warm * max(fall, 1e-3)
+        if self.progress >= 1.0:
+            self.trainer.should_stop = True
+        return None
+
+    def on_validation_start(self) -> None:
+        """Stop the clock of the schedule."""
+        self._tick = None
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        """Evaluate on the validation pictures (the loader's batch only starts this)."""
+        for name, value in self.pictures.evaluate(self.net, self.device).items():
+            self.log(f"val_{name}", value, prog_bar=True, batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the clock."""
+        checkpoint["clock"] = {"seconds": self.seconds, "crops": self.crops}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Set the clock."""
+        self.seconds, self.crops = checkpoint["clock"]["seconds"], checkpoint["clock"]["crops"]
+
+
+class ExportAndLog(Callback):
+    """After each validation: the weights as safetensors, and a line in ``log.csv``."""
+
+    def __init__(self, weights: Path, save: Save, summary: dict[str, Any]):
+        self.weights, self.save, self.summary = weights, save, summary
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Write both."""
+        if trainer.sanity_checking or not isinstance(module, TrainingModule):
+            return
+        figures = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()}
+        row = {
+            "step": trainer.global_step,
+            "crops": module.crops,
+            "seconds": round(module.seconds),
+            **figures,
+        }
+        log = self.weights.with_name("log.csv")
+        new = not log.exists()
+        with log.open("a", newline="") as file:
+            writer = csv.DictWriter(
+                file, ["step", "crops", "seconds", "loss", *(k for k in row if k.startswith("val"))]
+            )
+            if new:
+                writer.writeheader()
+            writer.writerow({k: row.get(k, "") for k in writer.fieldnames})
+        print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
+        temporary = self.weights.with_suffix(".part")
+        self.save(module.net, temporary, {**self.summary, **row})
+        os.replace(temporary, self.weights)
+
+
+def run(
+    net: nn.Module,
+    loss: Loss,
+    save: Save,
+    schedule: Schedule,
+    batches: Iterable[Any],
+    pictures: Evaluation,
+    weights: Path,
+    summary: dict[str, Any],
+    max_time: str | None = None,
+    resume: Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Train a network.
+
+    Parameters
+    ----------
+    net : module
+        The network.
+    loss : callable
+        Of the network and a batch.
+    save : callable
+        Writes the network to a path, with a summary.
+    schedule : Schedule
+        The run.
+    batches : iterable
+        Endless; each has `blurred`.
+    pictures : Evaluation
+        What is validated on.
+    weights : path
+        The safetensors file to write; ``last.ckpt`` and ``log.csv`` are written beside it.
+    summary : dict
+        Of data and settings; what the machine is and how far the run has got is added.
+    max_time : str, optional
+        HH:MM:SS after which this command ends, though the run may not be over: go on with `resume`.
+    resume : path, optional
+        Checkpoint to go on from.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    weights : path
+        The safetensors file.
+    """
+    torch.backends.cudnn.benchmark = True
+    gpu = torch.cuda.is_available()
+    module = TrainingModule(net, loss, schedule, pictures)
+    out = weights.parent
+    out.mkdir(parents=True, exist_ok=True)
+    machine = torch.cuda.get_device_name() if gpu else f"{os.cpu_count()} CPU cores, {platform.machine()}"
+    summary = {
+        **summary,
+        "seed": schedule.seed,
+        "machine": f"{machine}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "parameters": parameter_count(net),
+    }
+    trainer = lightning.Trainer(
+        accelerator="gpu" if gpu else "cpu",
+        devices=1,
+        max_epochs=-1,
+        max_time=None if max_time is None else timedelta(seconds=parse_time(max_time)),
+        precision=schedule.precision,  # type: ignore[arg-type]
+        gradient_clip_val=1.0,
+        val_check_interval=schedule.validate_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_model_summary=False,
+        enable_progress_bar=progress,
+        callbacks=[
+            EMAWeightAveraging(decay=schedule.average),
+            ExportAndLog(weights, save, summary),
+            ModelCheckpoint(
+                out,
+                save_last=True,
+                save_top_k=0,
+                every_n_train_steps=schedule.validate_every,
+                # A run that goes on writes over the checkpoint that it came from.
+                enable_version_counter=False,
+            ),
+        ],
+    )
+    once: DataLoader[int] = DataLoader([0], batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(module, DataLoader(_Endless(batches), batch_size=None), once, ckpt_path=resume, weights_only=True)
+    trainer.validate(module, once, verbose=False)
+    return weights
