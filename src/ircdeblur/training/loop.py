@@ -143,7 +143,9 @@ class TrainingModule(lightning.LightningModule):
 
     def __init__(self, net: nn.Module, loss: Loss, schedule: Schedule, pictures: Evaluation):
         super().__init__()
-        self.schedule, self.pictures = schedule, pictures
+        self.schedule = schedule
+        # A function: the running average of the weights copies the module, and there is no need for more pictures.
+        self._evaluate = lambda device: pictures.evaluate(net, device)
         self.net, self.loss = net, loss
         self.seconds = 0.0
         self.crops = 0
@@ -188,7 +190,7 @@ class TrainingModule(lightning.LightningModule):
 
     def validation_step(self, batch: Any, index: int) -> None:
         """Evaluate on the validation pictures (the loader's batch only starts this)."""
-        for name, value in self.pictures.evaluate(self.net, self.device).items():
+        for name, value in self._evaluate(self.device).items():
             self.log(f"val_{name}", value, prog_bar=True, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
