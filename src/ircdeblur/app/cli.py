@@ -86,6 +86,7 @@ class Experiment(str, Enum):
     table2 = "table2"
     table3 = "table3"
     table4 = "table4"
+    table5 = "table5"
     all = "all"
 
 
@@ -677,7 +678,7 @@ def train(
 @app.command()
 def reproduce(
     context: typer.Context,
-    experiment: Annotated[Experiment, typer.Argument(metavar="TABLE", help="table1, table2, table3, table4 or all")],
+    experiment: Annotated[Experiment, typer.Argument(metavar="TABLE", help="table1 to table5, or all")],
     out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT_DIR", help="Folder for the tables.")],
     data: DATA = None,
     quick: Annotated[bool, typer.Option("--quick", help="On a few pictures: minutes instead of hours.")] = False,
@@ -686,28 +687,28 @@ def reproduce(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", help="Another configuration than the table's own (table1, table3)."),
+        typer.Option("--config", metavar="FILE", help="Another configuration than the table's own (not table2)."),
     ] = None,
     baselines: Annotated[
         Path | None,
-        typer.Option("--baselines", metavar="DIR", help="Folder of trained baselines of motion estimation (table2)."),
+        typer.Option("--baselines", metavar="DIR", help="Folder of trained baselines (table2, 4, 5)."),
     ] = None,
     overwrite: OVERWRITE = False,
 ) -> int:
     """Repeat an experiment of the paper.
 
     Prints its table, and writes it as Markdown and every measurement as CSV; table1 and table3 also write curves of
-    PSNR against seconds and strips of pictures, table2 pictures of motions.
+    PSNR against seconds and strips of pictures, table2 pictures of motions, table4 and table5 strips with motions.
     """
     from ircdeblur import experiments
     from ircdeblur.app.imagefile import ImageFileError, check_output, make_folder
 
     if config is not None and experiment.value not in experiments.CONFIGURED:
-        raise UsageError(f"--config is for {' and '.join(experiments.CONFIGURED)}, not for {experiment.value}")
+        raise UsageError(f"--config is for {', '.join(experiments.CONFIGURED)}, not for {experiment.value}")
     if config is not None and not config.is_file():
         raise ImageFileError("no such file", config, "check the name")
-    if baselines is not None and experiment.value not in ("table2", "all"):
-        raise UsageError(f"--baselines is for table2, not for {experiment.value}")
+    if baselines is not None and experiment.value not in (*experiments.WITH_BASELINES, "all"):
+        raise UsageError(f"--baselines is for {', '.join(experiments.WITH_BASELINES)}, not for {experiment.value}")
     if baselines is not None and not baselines.is_dir():
         raise ImageFileError("no such folder", baselines, "check the name")
     data = _data(data)

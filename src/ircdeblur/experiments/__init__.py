@@ -7,7 +7,8 @@ Each module has a ``run`` that returns a `Report`; `run` here finds it by name a
 - ``NAME.md``: the table,
 
 and, for the tables of known blur, curves of PSNR against seconds (CSV and PNG) and strips of pictures (PNG); for the
-table of motions ``table2-motions-*.png``, true and estimated motions of the first photographs in colours.
+table of motions ``table2-motions-*.png``, true and estimated motions of the first photographs in colours; for those of
+blind deblurring strips with the motion beside the results.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-EXPERIMENTS = ("table1", "table2", "table3", "table4")
+EXPERIMENTS = ("table1", "table2", "table3", "table4", "table5")
 
-CONFIGURED = ("table1", "table3")
+CONFIGURED = ("table1", "table3", "table4", "table5")
 """Those that a YAML file in ``configs/`` describes."""
+
+WITH_BASELINES = ("table2", "table4", "table5")
+"""Those that have more rows when trained baselines are at hand."""
 
 
 def run(
@@ -47,7 +51,8 @@ def run(
     config : path, optional
         Configuration of one of `CONFIGURED`, in place of its own in ``configs/``.
     baselines : path, optional
-        Folder in which `ircdeblur.experiments.motion_baselines` has trained, for more rows of Table 2.
+        Folder in which `ircdeblur.experiments.motion_baselines` and `ircdeblur.experiments.direct_cnn` have trained,
+        for more rows of `WITH_BASELINES`.
 
     Raises
     ------
@@ -65,13 +70,12 @@ def run(
     texts = []
     for one in EXPERIMENTS if name == "all" else (name,):
         module = importlib.import_module(f"ircdeblur.experiments.{one}")
+        out.mkdir(parents=True, exist_ok=True)
+        more = {"baselines": baselines} if one in WITH_BASELINES else {}
         if one in CONFIGURED:
-            out.mkdir(parents=True, exist_ok=True)
-            report = module.run(Path(data), out, quick, photos, config)
+            report = module.run(Path(data), out, quick, photos, config, **more)
         else:
-            more = {"baselines": baselines} if one == "table2" else {}
             report = module.run(Path(data), quick, photos, **more)
-            out.mkdir(parents=True, exist_ok=True)
         # What the heading says of the protocol is the full one; this run may have taken fewer.
         number = len({row["photo"] for row in report.rows})
         report.notes.insert(0, f"This run: {number} photograph{'' if number == 1 else 's'}.")

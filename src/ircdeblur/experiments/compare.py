@@ -154,7 +154,7 @@ def same_pictures(report: Report, columns: Sequence[str], photos: list[str]) -> 
     columns : sequence of str
         What is averaged.
     photos : list of str
-        All photographs, in their order.
+        All photographs, in their order; a block need not have all.
 
     Returns
     -------
@@ -168,8 +168,10 @@ def same_pictures(report: Report, columns: Sequence[str], photos: list[str]) -> 
             name: len({row["photo"] for row in here if row[report.group] == name})
             for name in dict.fromkeys(row[report.group] for row in here)
         }
-        for fewer in sorted({n for n in taken.values() if n < len(photos)}):
-            first = set(photos[:fewer])
+        measured = {row["photo"] for row in here}
+        order = [photo for photo in photos if photo in measured]
+        for fewer in sorted({n for n in taken.values() if n < len(order)}):
+            first = set(order[:fewer])
             body = [
                 [
                     name,

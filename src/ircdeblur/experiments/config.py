@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
+from ircdeblur.nets.checkpoints import IRC_NETS
 from ircdeblur.solvers.settings import DEFAULTS, METHODS, Settings
 
 Config = TypeVar("Config")
@@ -200,6 +201,90 @@ class MotionTable(Table):
     rim: int = 20
 
 
+@dataclass(frozen=True)
+class BlindRow:
+    """One row of a table of blind deblurring: where the motion comes from, and how it is undone.
+
+    Attributes
+    ----------
+    method : str
+        One of `ircdeblur.solvers.settings.METHODS` or of the networks `ircdeblur.nets.checkpoints.IRC_NETS`, or
+        "direct", the network of `ircdeblur.experiments.direct_cnn`, which asks for no motion.
+    motion : str
+        "refined", as `ircdeblur.estimate_motion` finds it; "raw", the answers of Motion-Net as they are; "patch" or
+        "fcn", one of `ircdeblur.experiments.motion_baselines`; "true", where it is known.
+    motion_net : str
+        Motion-Net: a size that comes with the package, or a file below the folder of the baselines.
+    irc_net : str, optional
+        File of an IRC-Net's weights below the folder of the baselines; by default the package's.
+    photos : int, optional
+        Take the first so many photographs of each kind only, for a row that is too slow for all.
+    """
+
+    method: str
+    motion: str = "refined"
+    motion_net: str = "small"
+    irc_net: str | None = None
+    photos: int | None = None
+
+
+@dataclass(frozen=True)
+class BlindTable:
+    """Table 4, or Table 5's proxy.
+
+    Attributes
+    ----------
+    folder : str
+        The photographs, in the folder of the data.
+    photos : int
+        Number of them, from the first on.
+    rows : dict
+        `BlindRow` by the name that the table gives it.
+    quick : Quick
+        The short version.
+    differences : tuple
+        Pairs (a, b) of row names: the table states a - b, picture by picture.
+    strips : tuple of str
+        Rows whose results are drawn next to each other.
+    pictured : int
+        Photographs of each kind that are drawn, from the first on.
+    """
+
+    folder: str
+    photos: int
+    rows: dict[str, BlindRow]
+    quick: Quick
+    differences: tuple[tuple[str, ...], ...] = ()
+    strips: tuple[str, ...] = ()
+    pictured: int = 4
+
+
+@dataclass(frozen=True)
+class ShakenTable(BlindTable):
+    """Table 4.
+
+    Attributes
+    ----------
+    noise : float
+        Standard deviation.
+    pairs : str
+        Pairs of pictures with real motion, in the folder of the data: ``blur/`` and ``sharp/`` with the same names.
+    side : int, optional
+        Longer side to which these are reduced, in pixels.
+    """
+
+    noise: float = 0.01
+    pairs: str = "gopro-pairs"
+    side: int | None = None
+
+
+DIRECT = "direct"
+"""The method that asks for no motion."""
+
+MOTIONS = ("refined", "raw", "patch", "fcn", "true")
+"""Where the motion of a `BlindRow` can come from."""
+
+
 def default_path(name: str) -> Path:
     """Return the configuration of a table that is run when none is named.
 
@@ -219,7 +304,7 @@ def load(cls: type[Config], path: Path) -> Config:
     Parameters
     ----------
     cls : type
-        `UniformTable` or `MotionTable`.
+        `UniformTable`, `MotionTable`, `BlindTable` or `ShakenTable`.
     path : path
         YAML file.
 
@@ -236,6 +321,8 @@ def load(cls: type[Config], path: Path) -> Config:
         config = _build(cls, values, "")
         if isinstance(config, Table):
             _check(config)
+        if isinstance(config, BlindTable):
+            _check_blind(config)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return config
@@ -315,6 +402,30 @@ def _check(table: Table) -> None:
             _known(kernel, table.kernels, where)
 
 
+def _check_blind(table: BlindTable) -> None:
+    if min(table.photos, table.quick.photos) < 1 or table.pictured < 0:
+        raise ConfigError("photos must be at least 1 and pictured at least 0")
+    for name, row in table.rows.items():
+        _known(row.method, (*METHODS, *IRC_NETS, DIRECT), f"rows.{name}.method")
+        _known(row.motion, MOTIONS, f"rows.{name}.motion")
+    _check_differences(table.differences, table.rows, "differences")
+    for name in table.strips:
+        _known(name, table.rows, "strips")
+    if isinstance(table, ShakenTable):
+        if table.noise < 0:
+            raise ConfigError(f"noise must not be negative, got {table.noise}")
+        if table.side is not None and table.side < 64:
+            raise ConfigError(f"side must be at least 64, got {table.side}")
+
+
+def _check_differences(differences: tuple[tuple[str, ...], ...], rows: Mapping[str, Any], where: str) -> None:
+    for pair in differences:
+        if len(pair) != 2:
+            raise ConfigError(f"{where} must be pairs of rows, got {list(pair)}")
+        for name in pair:
+            _known(name, rows, where)
+
+
 def _check_block(block: Block, where: str) -> None:
     hints = get_type_hints(Settings)
     for name, row in block.rows.items():
@@ -326,11 +437,7 @@ def _check_block(block: Block, where: str) -> None:
             _known(key, hints, f"{place}.settings")
             # An integer stands for a float here too, where a setting wants one.
             settings[key] = _convert(value, hints[key], f"{place}.settings.{key}")
-    for pair in block.differences:
-        if len(pair) != 2:
-            raise ConfigError(f"{where}.differences must be pairs of rows, got {list(pair)}")
-        for name in pair:
-            _known(name, block.rows, f"{where}.differences")
+    _check_differences(block.differences, block.rows, f"{where}.differences")
     if isinstance(block, Curves):
         _known(block.reference, block.rows, f"{where}.reference")
         _known(block.plain, block.rows, f"{where}.plain")

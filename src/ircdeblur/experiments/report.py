@@ -8,7 +8,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,11 +42,20 @@ class Column:
         The measurement that is averaged.
     where : dict
         Only over the measurements that match.
+    take : {"mean", "smallest", "first"}
+        What stands in the table: their mean, the smallest of them, or, where all are the same, the first.
     """
 
     name: str
     of: str
     where: dict[str, Any] = field(default_factory=dict)
+    take: Literal["mean", "smallest", "first"] = "mean"
+
+    def chosen(self, values: np.ndarray) -> np.ndarray:
+        """Return the measurements that the mean is taken of."""
+        if self.take == "mean" or len(values) == 0:
+            return values
+        return values.min(keepdims=True) if self.take == "smallest" else values[:1]
 
 
 @dataclass
@@ -73,6 +82,8 @@ class Report:
         Columns of the measurements that say which picture it was, for differences picture by picture.
     differences : dict
         By block, the pairs of rows whose difference is stated.
+    compared : str
+        The measurement whose difference that is.
     quoted : dict
         By block, figures of others: text by column by row.
     parts : list of str
@@ -92,6 +103,7 @@ class Report:
     block: str | None = None
     picture: tuple[str, ...] = ()
     differences: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    compared: str = "PSNR (dB)"
     quoted: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     parts: list[str] = field(default_factory=list)
     extra: list[dict[str, Any]] = field(default_factory=list)
@@ -147,11 +159,12 @@ class Report:
                 for head in self.heads:
                     values = self._cell(block, name, head)
                     if len(values):
-                        cells.append(_aggregate(values, block=block, row=name, column=head.name))
+                        cell = _aggregate(head.chosen(values), block=block, row=name, column=head.name)
+                        cells.append({**cell, "n": len(values)})
             for a, b in self.differences.get(block, []):
-                values = self.paired("PSNR (dB)", a, b, block)
+                values = self.paired(self.compared, a, b, block)
                 if len(values):
-                    cells.append(_aggregate(values, block=block, row=f"{a} - {b}", column="PSNR (dB)"))
+                    cells.append(_aggregate(values, block=block, row=f"{a} - {b}", column=self.compared))
         return cells + self.extra
 
     def _names(self, block: str) -> list[str]:
@@ -172,10 +185,12 @@ class Report:
             lines.append("")
             if self.quoted.get(block):
                 lines += ["In italics: the paper's own figures, measured **on other data** and another machine.", ""]
-            pairs = [(f"{a} − {b}", self.paired("PSNR (dB)", a, b, block)) for a, b in self.differences.get(block, [])]
+            pairs = [
+                (f"{a} − {b}", self.paired(self.compared, a, b, block)) for a, b in self.differences.get(block, [])
+            ]
             body = [[name, cell(values, sign=True), str(len(values))] for name, values in pairs if len(values)]
             if body:
-                lines += [*table(("picture by picture", "PSNR (dB)", "n"), body), ""]
+                lines += [*table(("picture by picture", self.compared, "n"), body), ""]
         lines += [*(f"{part}\n" for part in self.parts)]
         lines += [*(f"- {note}" for note in self.notes), f"- Machine: {machine()}", ""]
         return "\n".join(lines)
@@ -183,7 +198,7 @@ class Report:
     def _body(self, block: str) -> list[list[str]]:
         body = []
         for name in self._names(block):
-            cells = [cell(self._cell(block, name, head)) for head in self.heads]
+            cells = [cell(head.chosen(self._cell(block, name, head))) for head in self.heads]
             count = sum(r[self.group] == name and self._in(r, block) for r in self.rows)
             body.append([name, *cells, str(count)])
         for name, figures in self.quoted.get(block, {}).items():

@@ -1,0 +1,338 @@
+"""Rows of blind deblurring, run on one picture after the other; what Tables 4 and 5 and the contact sheet share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ircdeblur.experiments import direct_cnn
+from ircdeblur.experiments.config import DIRECT, BlindRow
+from ircdeblur.experiments.motion_baselines import NETWORKS, load_baselines, weights_path
+from ircdeblur.metrics import psnr
+from ircdeblur.motion import to_polar
+from ircdeblur.nets.checkpoints import (
+    IRC_NETS,
+    MOTION_NETS,
+    load_irc_net,
+    load_motion_net,
+    motion_net_path,
+    parameter_count,
+    weights_folder,
+)
+from ircdeblur.nets.irc_net import UnrolledNet
+from ircdeblur.operators import MotionBlur
+from ircdeblur.plots import captioned, motion_colors
+from ircdeblur.restore import BLIND_PRIOR, deconvolve, estimate_motion, restoration_weight
+from ircdeblur.solvers.settings import DEFAULTS, estimate_noise, unsaturated
+
+CONSOLIDATIONS = {"refined": "picture", "raw": "none"}
+"""What `estimate_motion` is asked to make of Motion-Net's answers."""
+
+LOSS = 0.3
+"""Decibels from which on a picture counts as worse than before."""
+
+SHORTEST_COLOR = 8.0
+"""Length in pixels at which a motion has its full colour, at least."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A motion and what it took.
+
+    Attributes
+    ----------
+    motion : (H, W, 2) array
+        Pixels; u right, v down.
+    error : (H, W) array
+        Expected error in pixels; 0 where a method states none.
+    seconds : float
+        What finding it took.
+    """
+
+    motion: np.ndarray
+    error: np.ndarray
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a row has made of a picture.
+
+    Attributes
+    ----------
+    x : (H, W, 3) array
+        In [0, 1].
+    found : Found or None
+        The motion, for rows that have one.
+    seconds : float
+        Of motion and restoration.
+    """
+
+    x: np.ndarray
+    found: Found | None
+    seconds: float
+
+
+Finder = Callable[[np.ndarray], Found]
+
+
+class MissingWeights(FileNotFoundError):
+    """A row's weights are not there."""
+
+
+class BlindRows:
+    """The rows of a table whose weights are there.
+
+    Parameters
+    ----------
+    rows : dict
+        `BlindRow` by name.
+    baselines : path, optional
+        Folder of what `ircdeblur.experiments.motion_baselines` and `ircdeblur.experiments.direct_cnn` have trained,
+        and of other weights that rows name.
+
+    Attributes
+    ----------
+    rows : dict
+        Those that can be run.
+    left_out : dict
+        Why the others cannot, by name.
+    parameters : dict
+        Numbers of trainable values in the networks of a row, by name.
+
+    Raises
+    ------
+    ValueError
+        If a file of weights is not what it should be, or no row is left.
+    """
+
+    def __init__(self, rows: Mapping[str, BlindRow], baselines: Path | None = None):
+        self.rows: dict[str, BlindRow] = {}
+        self.left_out: dict[str, str] = {}
+        self.parameters: dict[str, int] = {}
+        self._baselines = baselines
+        self._finders: dict[tuple[str, str], tuple[Finder, int]] = {}
+        self._nets: dict[Path, UnrolledNet] = {}
+        self._direct: direct_cnn.DirectNet | None = None
+        for name, row in rows.items():
+            try:
+                self.parameters[name] = self._load(row)
+            except MissingWeights as error:
+                self.left_out[name] = str(error)
+            else:
+                self.rows[name] = row
+        if not self.rows:
+            raise ValueError(f"no row can be run: {'; '.join(self.left_out.values())}")
+
+    def run(self, image: np.ndarray, truth: np.ndarray | None = None, number: int = 0) -> Iterator[tuple[str, Outcome]]:
+        """Run the rows on a picture.
+
+        A motion that several rows use is found once; its seconds count for each of them.
+
+        Parameters
+        ----------
+        image : (H, W, 3) array
+            In [0, 1].
+        truth : (H, W, 2) array, optional
+            The true motion; without it the rows that ask for it are passed over.
+        number : int
+            Of the picture among those of its kind, from 0 on; rows for fewer pictures are passed over.
+        """
+        image = np.ascontiguousarray(image, np.float32)
+        motions: dict[tuple[str, str], Found] = {}
+        for name, row in self.rows.items():
+            if row.photos is not None and number >= row.photos:
+                continue
+            if row.method == DIRECT:
+                assert self._direct is not None
+                began = time.perf_counter()
+                x = self._direct.restore(image)
+                yield name, Outcome(x, None, time.perf_counter() - began)
+                continue
+            if row.motion == "true" and truth is None:
+                continue
+            key = _key(row)
+            if key not in motions:
+                motions[key] = (
+                    Found(truth, np.zeros(truth.shape[:2], np.float32))
+                    if truth is not None and row.motion == "true"
+                    else self._finders[key][0](image)
+                )
+            began = time.perf_counter()
+            net = self._nets[self._irc_net(row)] if row.method in IRC_NETS else None
+            x = undo(image, motions[key], row.method, net, known=row.motion == "true")
+            yield name, Outcome(x, motions[key], motions[key].seconds + time.perf_counter() - began)
+
+    def warm_up(self, image: np.ndarray, side: int = 128) -> None:
+        """Run each row on a crop of a picture, so that what a process loads once is in no measurement."""
+        crop = image[:side, :side]
+        for _ in self.run(crop, np.full((*crop.shape[:2], 2), 3.0, np.float32)):
+            pass
+
+    def notes(self) -> list[str]:
+        """Return what is to be said below a table."""
+        return [f"Left out: {name} ({why})." for name, why in self.left_out.items()]
+
+    def _load(self, row: BlindRow) -> int:
+        """Load what a row needs and return its number of parameters."""
+        if row.method == DIRECT:
+            if self._direct is None:
+                self._direct = direct_cnn.load(self._trained(direct_cnn.weights_path))[0]
+            return parameter_count(self._direct)
+        count = 0
+        if row.method in IRC_NETS:
+            path = self._irc_net(row)
+            if path not in self._nets:
+                self._nets[path] = load_irc_net(path)[0]
+            count = parameter_count(self._nets[path])
+        if row.motion == "true":
+            return count
+        if _key(row) not in self._finders:
+            self._finders[_key(row)] = self._finder(row)
+        return count + self._finders[_key(row)][1]
+
+    def _finder(self, row: BlindRow) -> tuple[Finder, int]:
+        """Return what finds a row's motion, and its number of parameters."""
+        if row.motion in NETWORKS:
+            self._trained(lambda folder: weights_path(folder, row.motion))
+            baseline = load_baselines(self._baselines)[NETWORKS[row.motion][0]]
+
+            def by_baseline(image: np.ndarray) -> Found:
+                began = time.perf_counter()
+                motion = baseline(image)
+                return Found(motion, np.zeros(motion.shape[:2], np.float32), time.perf_counter() - began)
+
+            return by_baseline, int(baseline.summary.get("parameters", 0))
+        path = motion_net_path(row.motion_net) if row.motion_net in MOTION_NETS else self._below(row.motion_net)
+        if not path.is_file():
+            raise MissingWeights(f"the package has no {path.name}")
+
+        def by_motion_net(image: np.ndarray) -> Found:
+            began = time.perf_counter()
+            motion, error = estimate_motion(
+                image, consolidation=CONSOLIDATIONS[row.motion], motion_net=path, return_error=True
+            )
+            return Found(motion, error, time.perf_counter() - began)
+
+        return by_motion_net, parameter_count(load_motion_net(path))
+
+    def _irc_net(self, row: BlindRow) -> Path:
+        """Return the file of a row's IRC-Net."""
+        if row.irc_net is not None:
+            return self._below(row.irc_net)
+        path = weights_folder() / IRC_NETS[row.method]
+        if not path.is_file():
+            raise MissingWeights(f"the package has no {path.name}")
+        return path
+
+    def _below(self, name: str) -> Path:
+        """Return a file below the folder of the baselines."""
+        return self._trained(lambda folder: folder / name)
+
+    def _trained(self, place: Callable[[Path], Path]) -> Path:
+        """Return a file that lies at some place below the folder of the baselines."""
+        if self._baselines is None:
+            raise MissingWeights("it needs the folder of the trained baselines")
+        path = place(self._baselines)
+        if not path.is_file():
+            raise MissingWeights(f"no {path.relative_to(self._baselines)} among the trained baselines")
+        return path
+
+
+def _key(row: BlindRow) -> tuple[str, str]:
+    """Return what rows have in common that use the same motion."""
+    return row.motion, row.motion_net if row.motion in CONSOLIDATIONS else ""
+
+
+@torch.no_grad()
+def undo(
+    image: np.ndarray, found: Found, method: str, net: UnrolledNet | None = None, known: bool = False
+) -> np.ndarray:
+    """Undo a motion as `ircdeblur.deblur` does.
+
+    Parameters
+    ----------
+    image : (H, W, 3) float32 array
+        In [0, 1].
+    found : Found
+        Its motion.
+    method : str
+        A solver, where `net` is not given.
+    net : UnrolledNet, optional
+        An IRC-Net.
+    known : bool
+        The motion is exact: the prior is that of a known blur, and the result is believed everywhere.
+
+    Returns
+    -------
+    x : (H, W, 3) array
+        Clipped to [0, 1].
+    """
+    length, error = torch.from_numpy(to_polar(found.motion)[0]), torch.from_numpy(found.error)
+    weight = np.ones(found.error.shape) if known else restoration_weight(length, error).numpy()
+    if float(weight.max()) <= 0.0:
+        return image.clip(0, 1)
+    if net is None:
+        settings = DEFAULTS[method]
+        settings = settings if known else replace(settings, prior=settings.prior * BLIND_PRIOR)
+        sharp = deconvolve(image, motion=found.motion, method=method, settings=settings)
+    else:
+        y = torch.from_numpy(image).permute(2, 0, 1)[None]
+        blur = MotionBlur(torch.from_numpy(np.ascontiguousarray(found.motion, np.float32)), boundary="extended")
+        sharp = net(y, blur, estimate_noise(y), error[None], unsaturated(y))[0].permute(1, 2, 0).numpy()
+    return (image + weight[..., None] * (sharp - image)).clip(0, 1).astype(np.float32)
+
+
+def strip(
+    image: np.ndarray,
+    outcomes: Mapping[str, Outcome],
+    truth: np.ndarray | None = None,
+    title: str = "blurred",
+    height: int = 320,
+) -> np.ndarray:
+    """Draw a picture, its motion, and what rows have made of it, as the paper's Figure 7.
+
+    Parameters
+    ----------
+    image : (H, W, 3) array
+        As it came, in [0, 1].
+    outcomes : dict
+        By name; the motion is that of the first that has one.
+    truth : (H, W, 3) array, optional
+        The sharp picture; it comes last, and the others are given their PSNR.
+    title : str
+        Of the first panel.
+    height : int
+        Of the panels in pixels.
+
+    Returns
+    -------
+    strip : (h, w, 3) uint8 array
+    """
+
+    def caption(name: str, x: np.ndarray) -> str:
+        return f"{name}\n" + ("" if truth is None else f"{min(psnr(x, truth), 99.99):.2f} dB")
+
+    panels, captions = [image], [caption(title, image)]
+    found = next((o.found for o in outcomes.values() if o.found is not None), None)
+    if found is not None:
+        longest = float(np.hypot(found.motion[..., 0], found.motion[..., 1]).max())
+        panels.append(motion_colors(found.motion, max(longest, SHORTEST_COLOR)))
+        captions.append(f"motion\nto {longest:.1f} px")
+    for name, outcome in outcomes.items():
+        panels.append(outcome.x)
+        captions.append(caption(name, outcome.x))
+    if truth is not None:
+        panels.append(truth)
+        captions.append("truth\n")
+    return captioned(panels, captions, height)
+
+
+def chosen(outcomes: Mapping[str, Outcome], names: Sequence[str]) -> dict[str, Outcome]:
+    """Return the outcomes of some rows, in their order; those that are missing are passed over."""
+    return {name: outcomes[name] for name in names if name in outcomes}
