@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ class DatasetPairs(IterableDataset):
 
     def __init__(
         self,
-        folders: list[str | Path],
+        folders: Sequence[str | Path],
         crop: int,
         batch: int,
         seed: int,

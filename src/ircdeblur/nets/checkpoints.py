@@ -137,10 +137,9 @@ _IRC_KINDS: dict[str, Callable[[dict[str, Any]], UnrolledNet]] = {
 }
 
 
-def save_irc_net(
-    net: IRCNet | ShrinkageIRCNet, path: str | Path, summary: dict[str, Any] | None = None, half: bool = False
-) -> None:
+def save_irc_net(net: UnrolledNet, path: str | Path, summary: dict[str, Any] | None = None, half: bool = False) -> None:
     """Write an IRC-Net of either kind; see `save_weights`."""
+    assert isinstance(net, (IRCNet, ShrinkageIRCNet))
     kind = "irc-net" if isinstance(net, IRCNet) else "irc-net-shrinkage"
     save_weights(net, kind, asdict(net.config), path, summary, half)
 

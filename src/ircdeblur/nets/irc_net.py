@@ -7,13 +7,13 @@ A stage finds auxiliary images for the prior filters, z_i, and then compensates 
 T times, with the local inverse filters of `ircdeblur.solvers.compensation`: d_0 = C^-1 A' for the observation and
 d_i = C^-1 rho_i k_i' for the prior filters. What is learned:
 
-- in both networks the prior filters k_i, the penalties rho_i of each stage, and a gain of the inverse filters of each
-  motion of the bank at each frequency, which windows of a photograph mix as Eq. 17 does;
-- in `ShrinkageIRCNet`, the paper's, the shrinkage functions by which z_i follows from k_i * x and the multipliers, and
-  the multipliers' rates. Before any training it is the solver ``irc``;
-- in `IRCNet` a small convolutional network in their place, whose features go on from stage to stage as the multipliers
-  do. It proposes an image v, and z_i = k_i * v; it sees the last x, what was compensated, the noise, the motion and how
-  certain that is.
+- in `ShrinkageIRCNet`, the paper's: the prior filters k_i, the penalties rho_i of each stage, the shrinkage functions
+  by which z_i follows from k_i * x and the multipliers, the multipliers' rates, and a gain of the inverse filters of
+  each motion of the bank at each frequency, which the windows of a photograph mix as Eq. 17 does. Before any training
+  it is the solver ``irc``;
+- in `IRCNet`: penalties, the merging of the three deblurred residuals, and in place of the shrinkage a small
+  convolutional network, whose features go on from stage to stage as the multipliers do. It proposes an image v, and
+  z_i = k_i * v; it sees x, what was compensated, the noise, the motion and how certain that is.
 
 References
 ----------
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,12 +36,13 @@ from torch.nn import functional as F
 from ircdeblur.kernels import ANGLES, MotionBank
 from ircdeblur.motion import to_double_angle
 from ircdeblur.operators import MotionBlur, UniformBlur, pad_adjoint
-from ircdeblur.solvers.admm import difference
+from ircdeblur.solvers.admm import Callback, difference
 from ircdeblur.solvers.color import from_opponent, to_opponent
 from ircdeblur.solvers.compensation import WINDOW, Compensation, local_inverse
 from ircdeblur.solvers.domain import MIN_NOISE, ExtendedDomain, Observation
 from ircdeblur.solvers.filtering import centred_response
-from ircdeblur.solvers.settings import NOISE_EXPONENT, prior_weight
+from ircdeblur.solvers.mm import majorise_minimise
+from ircdeblur.solvers.settings import DEFAULTS, NOISE_EXPONENT, prior_weight
 
 Blur = UniformBlur | MotionBlur
 
@@ -320,6 +322,7 @@ class UnrolledNet(nn.Module, ABC):
         noise: float | torch.Tensor,
         error: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
+        callback: Callback | None = None,
     ) -> torch.Tensor:
         """Deconvolve.
 
@@ -335,6 +338,8 @@ class UnrolledNet(nn.Module, ABC):
             Expected error of the motion in pixels; 0 if not given.
         mask : (B or 1, 1, H, W) tensor, optional
             1 where the observation counts.
+        callback : callable, optional
+            Called after each stage with its number, from 1 on, and its estimate of the frame.
 
         Returns
         -------
@@ -342,12 +347,13 @@ class UnrolledNet(nn.Module, ABC):
             Not clipped.
         """
         if y.shape[1] not in (1, 3):
-            return torch.cat(
-                [self(y[:, c : c + 1], channel_blur(blur, c), noise, error, mask) for c in range(y.shape[1])], 1
-            )
-        return self.estimates(y, blur, noise, error, mask)[-1]
+            channels = range(y.shape[1])
+            return torch.cat([self(y[:, c : c + 1], channel_blur(blur, c), noise, error, mask) for c in channels], 1)
+        for number, x in enumerate(self.stages(y, blur, noise, error, mask), start=1):
+            if callback is not None:
+                callback(number, x)
+        return x
 
-    @abstractmethod
     def estimates(
         self,
         y: torch.Tensor,
@@ -357,6 +363,18 @@ class UnrolledNet(nn.Module, ABC):
         mask: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
         """Return the frame of each stage's estimate, of images with one or three channels; see `forward`."""
+        return list(self.stages(y, blur, noise, error, mask))
+
+    @abstractmethod
+    def stages(
+        self,
+        y: torch.Tensor,
+        blur: Blur,
+        noise: float | torch.Tensor,
+        error: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """Yield the frame of each stage's estimate, of images with one or three channels; see `forward`."""
 
 
 def has_channel_kernels(blur: Blur) -> bool:
@@ -489,15 +507,15 @@ class ShrinkageIRCNet(UnrolledNet):
         self.shrinkage = nn.ModuleList(Shrinkage(threshold) for _ in range(c.stages))
         self.gain = InverseGain()
 
-    def estimates(
+    def stages(
         self,
         y: torch.Tensor,
         blur: Blur,
         noise: float | torch.Tensor,
         error: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
-    ) -> list[torch.Tensor]:
-        """Return the frame of each stage's x; see `UnrolledNet.forward`."""
+    ) -> Iterator[torch.Tensor]:
+        """Yield the frame of each stage's x; see `UnrolledNet.forward`."""
         c = self.config
         opponent = c.color is not None and y.shape[1] == 3 and not has_channel_kernels(blur)
         groups = [0, 1, 1] if opponent else [0] * y.shape[1]
@@ -509,7 +527,6 @@ class ShrinkageIRCNet(UnrolledNet):
         x = layer.domain.start()
         k, data = self.filters(x), layer.misfit(x)
         multipliers = torch.zeros_like(k)
-        frames = []
         for j, shrinkage in enumerate(self.shrinkage):
             # Where the motion is uncertain the prior is stronger.
             local = None if doubt is None else doubt ** self.error_exponent[j]
@@ -522,8 +539,7 @@ class ShrinkageIRCNet(UnrolledNet):
                 x = x + a * direction
             k = z - multipliers - prior
             multipliers = multipliers + self.rates[j][groups][:, :, None, None] * (k - z)
-            frames.append(layer.domain.crop(from_opponent(x) if opponent else x))
-        return frames
+            yield layer.domain.crop(from_opponent(x) if opponent else x)
 
 
 # The network with the richer prior.
@@ -535,6 +551,8 @@ class IRCNetConfig:
 
     Attributes
     ----------
+    start : int
+        Iterations of the solver ``irc-mm`` that the first stage starts from.
     stages, steps : int
         N and T.
     width : int
@@ -543,13 +561,17 @@ class IRCNetConfig:
         Residual blocks at half resolution, at a quarter, and at half resolution again.
     rho : float
         Penalty at the start.
+    gain : bool
+        Whether the inverse filters of motions are trained too: as many values as a fifth of the convolutions have.
     """
 
-    stages: int = 5
+    start: int = 12
+    stages: int = 3
     steps: int = 1
     width: int = 48
     blocks: tuple[int, int, int] = (2, 3, 2)
-    rho: float = 0.01
+    rho: float = 0.05
+    gain: bool = False
 
 
 class Residual(nn.Module):
@@ -626,30 +648,29 @@ class IRCNet(UnrolledNet):
         self.noise_exponent = nn.Parameter(torch.ones(c.stages))
         self.error_exponent = nn.Parameter(torch.ones(c.stages))
         self.merge = nn.Parameter(torch.ones(c.stages, 3))
-        self.gain = InverseGain()
+        self.gain = InverseGain() if c.gain else None
         self.observe = nn.Conv2d(4 * (3 + self.MAPS), c.width, 3, padding=1)
         self.priors = nn.ModuleList(PriorStage(4 * (3 * 4 + self.MAPS), c) for _ in range(c.stages))
 
-    def estimates(
+    def stages(
         self,
         y: torch.Tensor,
         blur: Blur,
         noise: float | torch.Tensor,
         error: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
-    ) -> list[torch.Tensor]:
-        """Return the frame of the image that each stage's prior proposes; see `UnrolledNet.forward`."""
-        differences = Differences(y)
-        layer = XLayer(Observation(y, mask), blur, differences, self.gain)
+    ) -> Iterator[torch.Tensor]:
+        """Yield the frame of the image that each stage's prior proposes; see `UnrolledNet.forward`."""
+        differences, observed = Differences(y), Observation(y, mask)
+        layer = XLayer(observed, blur, differences, self.gain)
         sigma = noise_of_images(noise, y) / UNIT_NOISE
         doubt = None if error is None else 1 + layer.extend(error[:, None])
-        x = v = layer.domain.start()
+        x = v = self.first(observed, blur, sigma, error)
         maps = self.maps(x, blur, sigma, doubt, layer)
         data = layer.misfit(x)
         features = self._blocks([x], maps)
         with self._precision(y):
             features = self.observe(features)
-        frames = []
         for j, propose in enumerate(self.priors):
             local = None if doubt is None else doubt ** self.error_exponent[j]
             layer.set_penalties(self.log_rho[j].exp()[None], sigma ** self.noise_exponent[j], local)
@@ -663,10 +684,29 @@ class IRCNet(UnrolledNet):
                 x = x + a * direction
             with self._precision(y):
                 change, features = propose(self._blocks([x, *(SHOWN * part for part in parts)], maps), features)
-            change = F.pixel_shuffle(change.float(), 2)[..., : x.shape[-2], : x.shape[-1]]
+            change = F.pixel_shuffle(change.to(x), 2)[..., : x.shape[-2], : x.shape[-1]]
             v = x + (change if x.shape[1] == 3 else change.mean(1, keepdim=True))
-            frames.append(layer.domain.crop(v))
-        return frames
+            yield layer.domain.crop(v)
+
+    @torch.no_grad()
+    def first(self, observed: Observation, blur: Blur, sigma: torch.Tensor, error: torch.Tensor | None) -> torch.Tensor:
+        """Return what the first stage starts from, (B, C, H', W'): some iterations of the solver ``irc-mm``.
+
+        Borders take several steps of a method with memory, and teach a network nothing.
+        """
+        settings = DEFAULTS["irc-mm"]
+        assert settings.color is not None
+        noise = sigma * UNIT_NOISE
+        lam = settings.prior * noise**2 * sigma**-NOISE_EXPONENT
+        if error is not None:
+            lam = lam * (1 + error.flatten(1).mean(1)[:, None, None, None]) ** 0.5
+        opponent = observed.y.shape[1] == 3 and not has_channel_kernels(blur)
+        if opponent:
+            lam = lam * lam.new_tensor([1, settings.color, settings.color])[:, None, None]
+            observed = Observation(to_opponent(observed.y), observed.mask)
+        x = majorise_minimise(observed, blur, lam, self.config.start).whole
+        assert x is not None
+        return from_opponent(x) if opponent else x
 
     def maps(
         self, v: torch.Tensor, blur: Blur, sigma: torch.Tensor, doubt: torch.Tensor | None, layer: XLayer

@@ -111,10 +111,21 @@ class Iteration:
 
 @dataclass
 class Result:
-    """What `admm` returns: the frame of x, (B, C, H, W), and the figures of each iteration if asked for."""
+    """What solvers return.
+
+    Attributes
+    ----------
+    x : (B, C, H, W) tensor
+        The frame of the sharp image.
+    iterations : list of Iteration
+        The figures of each iteration, if they were asked for.
+    whole : (B, C, H', W') tensor or None
+        The sharp image with what the blur has seen beyond the frame, where a method knows that.
+    """
 
     x: torch.Tensor
     iterations: list[Iteration] = field(default_factory=list)
+    whole: torch.Tensor | None = None
 
 
 @torch.no_grad()

@@ -68,7 +68,7 @@ def majorise_minimise(
         Blurred image (B, C, H, W).
     blur : UniformBlur or MotionBlur
         With the boundary "extended".
-    lam : (1, C or 1, 1, 1) tensor
+    lam : (B or 1, C or 1, 1, 1) tensor
         Weight lambda of the prior in each channel, not negative, for images in [0, 1].
     iterations : int
         Number of iterations, >= 1.
@@ -157,7 +157,7 @@ def majorise_minimise(
             figures.append(Iteration(float(data + prior), None, None, time.perf_counter() - began))
         if callback is not None:
             callback(k + 1, domain.crop(x))
-    return Result(domain.crop(x), figures)
+    return Result(domain.crop(x), figures, x)
 
 
 def _minimum_on_plane(

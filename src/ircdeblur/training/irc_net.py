@@ -19,7 +19,8 @@ from ircdeblur.nets.checkpoints import load_irc_net, save_irc_net
 from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, ShrinkageConfig, ShrinkageIRCNet, UnrolledNet
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.settings import deconvolve
-from ircdeblur.training.loop import parse_time, read_config, run, steps_of
+from ircdeblur.training.config import parse_time, read_config
+from ircdeblur.training.loop import run, steps_of
 
 NETWORKS = {"cnn": IRCNetConfig, "shrinkage": ShrinkageConfig}
 """The two networks by their priors."""

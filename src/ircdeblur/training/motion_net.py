@@ -23,7 +23,8 @@ from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import from_double_angle, to_double_angle, to_polar
 from ircdeblur.nets.checkpoints import save_motion_net
 from ircdeblur.nets.motion_net import STRIDE, MotionNet, MotionNetConfig, encode
-from ircdeblur.training.loop import Loss, Save, parse_time, read_config, run, steps_of
+from ircdeblur.training.config import parse_time, read_config
+from ircdeblur.training.loop import Loss, Save, run, steps_of
 
 SEVERITIES = {"moderate": 21.0, "severe": 35.0}
 """Longest motion in pixels of the two kinds of test pictures."""

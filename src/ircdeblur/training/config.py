@@ -1,0 +1,62 @@
+"""What the configurations of all trainings have in common."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+Config = TypeVar("Config")
+
+
+def read_config(path: str | Path, kind: type[Config], parts: dict[str, type]) -> Config:
+    """Read a data class from YAML.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    kind : type
+        The data class.
+    parts : dict
+        Its fields that are data classes themselves, and their types.
+
+    Raises
+    ------
+    ValueError
+        If the file holds a setting that is not known.
+    """
+    data = yaml.safe_load(Path(path).read_text()) or {}
+
+    def build(cls: Any, values: Any, where: str) -> Any:
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: {where or 'the file'} must hold settings, got {values!r}")
+        known = {f.name: f for f in fields(cls)}
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"{path}: unknown setting {where}{unknown[0]}; known are {', '.join(known)}")
+        return cls(
+            **{
+                key: build(parts[key], value, f"{key}.")
+                if key in parts
+                else tuple(value)
+                if isinstance(value, list)
+                else value
+                for key, value in values.items()
+            }
+        )
+
+    config: Config = build(kind, data, "")
+    return config
+
+
+def parse_time(text: str) -> float:
+    """Return the seconds of HH:MM:SS."""
+    parts = text.split(":")
+    if len(parts) != 3 or not all(p.isdigit() for p in parts):
+        raise ValueError(f"a time must be HH:MM:SS, got {text!r}")
+    hours, minutes, seconds = (int(p) for p in parts)
+    return float(timedelta(hours=hours, minutes=minutes, seconds=seconds).total_seconds())

@@ -1,0 +1,203 @@
+"""Fine-tuning of Motion-Net and IRC-Net together, by what the sharp picture should be (section 4.3 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+
+from ircdeblur.data.camera import camera_shake
+from ircdeblur.data.dataset import DatasetPairs
+from ircdeblur.data.photos import PhotosInMemory, list_photos, load_photo
+from ircdeblur.data.synthesis import Pairs, PairSettings, SyntheticPairs
+from ircdeblur.metrics import motion_mse
+from ircdeblur.nets.checkpoints import (
+    load_irc_net,
+    load_motion_net,
+    network_of,
+    save_irc_net,
+    save_motion_net,
+    training_summary,
+)
+from ircdeblur.nets.irc_net import IRCNet
+from ircdeblur.nets.joint import JointNet
+from ircdeblur.operators import MotionBlur
+from ircdeblur.solvers.settings import estimate_noise
+from ircdeblur.training.config import parse_time, read_config
+from ircdeblur.training.irc_net import psnr_loss
+from ircdeblur.training.loop import run, steps_of
+from ircdeblur.training.motion_net import SEVERITIES, MixedPairs, motion_loss
+
+
+@dataclass(frozen=True)
+class EndToEndConfig:
+    """One fine-tuning; what a YAML file under ``configs/`` holds.
+
+    Attributes
+    ----------
+    seed, train_time, folders, validation, learning_rate, weight_decay, average, validate_every
+        As for `ircdeblur.training.irc_net.IRCTrainingConfig`.
+    earlier : float
+        Weight in the loss of each stage's estimate but the last one's.
+    motion : float
+        Weight in the loss of Motion-Net's own loss, which keeps its answers motions.
+    train_irc_net : bool
+        Whether IRC-Net is trained too, or Motion-Net alone.
+    datasets : tuple of str
+        Data sets (see `ircdeblur.data.dataset`) below the data folder, of averaged frames for instance.
+    dataset_share : float
+        Share of the batches that come from them, in [0, 1].
+    pairs : PairSettings
+        The synthetic pairs.
+    """
+
+    seed: int = 0
+    train_time: str = "00:20:00"
+    folders: tuple[str, ...] = ("train", "train-more")
+    validation: str = "val"
+    learning_rate: float = 2e-5
+    weight_decay: float = 0.0
+    average: float = 0.99
+    validate_every: int = 50
+    earlier: float = 0.05
+    motion: float = 0.05
+    train_irc_net: bool = True
+    datasets: tuple[str, ...] = ()
+    dataset_share: float = 0.0
+    pairs: PairSettings = field(default_factory=PairSettings)
+
+    @property
+    def precision(self) -> str:
+        """The solver's part is computed in float32."""
+        return "32-true"
+
+
+def load_config(path: str | Path) -> EndToEndConfig:
+    """Read an `EndToEndConfig` from YAML; a key that it does not know raises `ValueError`."""
+    config = read_config(path, EndToEndConfig, {"pairs": PairSettings})
+    parse_time(config.train_time)
+    if not 0 <= config.dataset_share <= 1 or (config.dataset_share > 0 and not config.datasets):
+        raise ValueError(f"{path}: dataset_share must be in [0, 1] and needs datasets, got {config.dataset_share}")
+    return config
+
+
+def noise_of_each(images: torch.Tensor) -> torch.Tensor:
+    """Return the estimated noise (B,) of images (B, C, H, W), as a photograph's is estimated."""
+    return torch.tensor([estimate_noise(image[None]) for image in images], device=images.device)
+
+
+def joint_loss(earlier: float, motion: float) -> Callable[[JointNet, Pairs], torch.Tensor]:
+    """Return the loss of the joined networks on a batch."""
+
+    def loss(net: JointNet, batch: Pairs) -> torch.Tensor:
+        frames = net.estimates(batch.blurred, noise_of_each(batch.blurred))
+        return psnr_loss(frames, batch.sharp, earlier) + motion * motion_loss(net.motion_net, batch)
+
+    return loss
+
+
+class BlindPictures:
+    """Whole validation pictures with camera shake and noise 1 %, whose motion has to be found."""
+
+    def __init__(self, folder: Path, count: int = 6, seed: int = 77):
+        self.items: list[tuple[str, torch.Tensor, torch.Tensor, np.ndarray]] = []
+        paths = list_photos(folder)
+        margin = 18
+        for i in range(count):
+            severity = list(SEVERITIES)[i % 2]
+            photo = torch.from_numpy(load_photo(paths[-1 - i % len(paths)])).permute(2, 0, 1)[None].float() / 255
+            rng = np.random.default_rng([seed, i])
+            shape = (photo.shape[-2] - 2 * margin, photo.shape[-1] - 2 * margin)
+            motion = camera_shake(shape, SEVERITIES[severity] * rng.uniform(0.5, 1.0), rng)
+            blurred = MotionBlur(torch.from_numpy(motion).float(), margin=(margin, margin)).A(photo)
+            blurred = blurred + torch.from_numpy(rng.normal(0, 0.01, blurred.shape)).float()
+            self.items.append((severity, photo[..., margin:-margin, margin:-margin], blurred, motion))
+
+    @torch.no_grad()
+    def evaluate(self, net: JointNet, device: torch.device) -> dict[str, float]:
+        """Return the mean gain over the blurred pictures in dB, and the motion MSE, of each severity."""
+        found: dict[str, list[float]] = {}
+        for severity, sharp, blurred, motion in self.items:
+            y = blurred.to(device)
+            x = net(y, noise_of_each(y)).cpu().clamp(0, 1)
+            before, after = (float((t - sharp).square().mean()) for t in (blurred.clamp(0, 1), x))
+            found.setdefault(f"{severity}_gain", []).append(10 * float(np.log10(before / after)))
+            found.setdefault(f"{severity}_mse", []).append(motion_mse(net.motion(y)[0][0].cpu().numpy(), motion))
+        return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def save_joint(net: JointNet, path: Path, summary: dict[str, Any]) -> None:
+    """Write IRC-Net to a path and Motion-Net beside it, as ``motion-net.safetensors``."""
+    save_motion_net(net.motion_net, path.with_name("motion-net.safetensors"), summary)
+    save_irc_net(net.irc_net, path, summary)
+
+
+def train_end_to_end(
+    config: EndToEndConfig,
+    data: Path,
+    out: Path,
+    max_time: str | None = None,
+    resume: Path | None = None,
+    weights: tuple[Path, ...] = (),
+    command: str = "",
+    progress: bool = True,
+) -> Path:
+    """Fine-tune both networks together.
+
+    Parameters
+    ----------
+    config : EndToEndConfig
+        The run.
+    data : path
+        Folder that holds the folders of photographs.
+    out : path
+        Folder of the run; it gets ``irc-net.safetensors`` and ``motion-net.safetensors``.
+    weights : tuple of path
+        A Motion-Net's, an IRC-Net's, or both, in place of the package's.
+    max_time, resume, command, progress
+        See `ircdeblur.training.loop.run`.
+
+    Returns
+    -------
+    weights : path
+        IRC-Net's safetensors file.
+    """
+    lightning.seed_everything(config.seed, verbose=False)
+    start = {network_of(path) == "motion-net": path for path in weights}
+    motion_net, (irc_net, before) = load_motion_net(start.get(True)), load_irc_net(start.get(False, "irc-net"))
+    net = JointNet(motion_net, irc_net).train()
+    irc_net.requires_grad_(config.train_irc_net)
+    motion_net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    photos = PhotosInMemory(list_photos([data / folder for folder in config.folders]), scales=(1.0, 0.7))
+    seed = config.seed + steps_of(resume)
+    pairs: Iterable[Pairs] = SyntheticPairs(photos, config.pairs, seed, device)
+    if config.dataset_share > 0:
+        folders = [data / name for name in config.datasets]
+        found = DatasetPairs(folders, config.pairs.crop, config.pairs.batch, seed, config.pairs.max_noise, device)
+        pairs = MixedPairs(pairs, found, config.dataset_share, seed)
+    summary = {
+        "data": f"{len(photos)} pictures of {', '.join(config.folders)}",
+        "command": command,
+        "started from": {"motion-net": training_summary(start.get(True)), "irc-net": before},
+        "config": asdict(config),
+    }
+    name = "irc-net" if isinstance(irc_net, IRCNet) else "irc-net-shrinkage"
+    return run(
+        net,
+        joint_loss(config.earlier, config.motion),
+        save_joint,
+        config,
+        pairs,
+        BlindPictures(data / config.validation),
+        out / f"{name}.safetensors",
+        summary,
+        max_time,
+        resume,
+        progress,
+    )

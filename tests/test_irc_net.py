@@ -1,0 +1,496 @@
+"""IRC-Net: untrained it is the solver, its parts against dense matrices and finite differences, both networks learn."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import correlate2d
+
+from ircdeblur.data.camera import camera_shake
+from ircdeblur.data.known_blur import KnownBlurPairs, KnownBlurSettings, round_kernel, shake_kernel
+from ircdeblur.data.photos import PhotosInMemory
+from ircdeblur.kernels import MotionBank, linear_motion_kernel
+from ircdeblur.motion import from_polar, to_polar
+from ircdeblur.nets.checkpoints import load_irc_net, save_irc_net
+from ircdeblur.nets.irc_net import (
+    Differences,
+    Filters,
+    InverseGain,
+    IRCNet,
+    IRCNetConfig,
+    Shrinkage,
+    ShrinkageConfig,
+    ShrinkageIRCNet,
+    XLayer,
+    extent_of_kernel,
+    piecewise_linear,
+)
+from ircdeblur.nets.joint import JointNet
+from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
+from ircdeblur.operators import MotionBlur, UniformBlur
+from ircdeblur.solvers.compensation import WINDOW, local_inverse
+from ircdeblur.solvers.domain import Observation
+from ircdeblur.solvers.settings import SATURATED, Settings, deconvolve
+
+SMALL = IRCNetConfig(stages=2, width=8, blocks=(1, 1, 1))
+
+
+def rand(*shape, seed=0, dtype=torch.float32):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def motion_blur(shape=(60, 70), seed=1, dtype=torch.float32):
+    return MotionBlur(torch.from_numpy(camera_shake(shape, 12.0, seed=seed)).to(dtype))
+
+
+def uniform_blur(dtype=torch.float32):
+    psf = rand(7, 9, seed=3, dtype=dtype)
+    return UniformBlur(psf / psf.sum())
+
+
+@pytest.mark.parametrize("color", [None, 4.0])
+@pytest.mark.parametrize("kind", ["motion", "uniform"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_untrained_shrinkage_net_is_the_solver(color, kind, masked):
+    """The same operations in another order, in float32: equal to some units of the last place."""
+    y = rand(1, 3, 60, 70)
+    blur = motion_blur() if kind == "motion" else uniform_blur()
+    mask = (rand(1, 1, 60, 70, seed=5) > 0.2).float() if masked else None
+    settings = Settings(prior=7.5, rho=0.01, iterations=5, steps=2, color=color, isotropic=False)
+    expected = deconvolve(y, blur, 0.02, "irc", settings, mask).x
+    net = ShrinkageIRCNet(ShrinkageConfig(filters=2, size=3, color=color))
+    with torch.no_grad():
+        found = net(y, blur, 0.02, mask=mask)
+    assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
+    with torch.no_grad():
+        net.shrinkage[0].change[:, :, 45:55] += 0.01
+        assert (net(y, blur, 0.02, mask=mask) - expected).abs().max() > 1e-3
+
+
+def test_a_batch_is_its_pictures():
+    y = rand(2, 3, 40, 44)
+    psf = torch.stack([torch.from_numpy(linear_motion_kernel(9, a)) for a in (0.0, 0.0)]).float()[:, None]
+    psf[1] = psf[1].flip(-1) * torch.linspace(0.5, 1.5, 9)
+    fields = torch.stack([torch.from_numpy(camera_shake((40, 44), 8.0, seed=s)) for s in (0, 1)])
+    net = IRCNet(SMALL)
+    net.fast = False
+    noise = torch.tensor([0.01, 0.02])
+    reach = MotionBlur(fields).margin
+    with torch.no_grad():
+        for blurs in (
+            [UniformBlur(psf), *(UniformBlur(psf[i : i + 1]) for i in (0, 1))],
+            [MotionBlur(fields), *(MotionBlur(fields[i], margin=reach) for i in (0, 1))],
+        ):
+            whole = net(y, blurs[0], noise)
+            for i in (0, 1):
+                alone = net(y[i : i + 1], blurs[1 + i], noise[i : i + 1])
+                torch.testing.assert_close(whole[i : i + 1], alone, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("prior", [Differences(torch.zeros(1, dtype=torch.float64)), Filters(8, 5).double()])
+def test_prior_filters_and_their_transpose(prior):
+    x = rand(2, 3, 9, 11, dtype=torch.float64)
+    with torch.no_grad():
+        z = prior(x)
+        # The oracle: SciPy's correlation of the image continued by its rim.
+        taps = prior.taps.numpy()[:, 0]
+        reach = taps.shape[-1] // 2
+        padded = np.pad(x[1, 2].numpy(), reach, mode="edge")
+        for i, k in enumerate(taps):
+            np.testing.assert_allclose(z[1, 2, i].numpy(), correlate2d(padded, k, mode="valid"), atol=1e-12)
+        w = rand(*z.shape, seed=8, dtype=torch.float64)
+        torch.testing.assert_close((z * w).sum(), (x * prior.adjoint(w)).sum())
+        size = (16, 18)
+        impulse = np.zeros(size)
+        for i, k in enumerate(taps):
+            impulse[:] = 0
+            impulse[: k.shape[0], : k.shape[1]] = k
+            np.testing.assert_allclose(prior.powers(size)[i].numpy(), np.abs(np.fft.rfft2(impulse)) ** 2, atol=1e-12)
+
+
+def dense(function, shape):
+    """The matrix of a linear function of (1, 1, *shape)."""
+    columns = []
+    for i in range(int(np.prod(shape))):
+        unit = torch.zeros(int(np.prod(shape)), dtype=torch.float64)
+        unit[i] = 1
+        columns.append(function(unit.view(1, 1, *shape)).flatten())
+    return torch.stack(columns, 1)
+
+
+def test_compensations_end_at_the_least_squares_solution():
+    """One kernel: many steps reach the solution of the dense normal equations, with masks and local penalties too."""
+    psf = torch.from_numpy(linear_motion_kernel(5, 30)).double()
+    blur = UniformBlur(psf / psf.sum())
+    y, mask = rand(1, 1, 9, 10, dtype=torch.float64), (rand(1, 1, 9, 10, seed=2, dtype=torch.float64) > 0.2).double()
+    differences = Differences(y)
+    layer = XLayer(Observation(y, mask), blur, differences)
+    local = 1 + rand(1, 1, *layer.domain.shape, seed=4, dtype=torch.float64)
+    layer.set_penalties(torch.tensor([[0.3, 0.2]], dtype=torch.float64), y.new_full((1, 1, 1, 1), 1.5), local)
+    target = rand(1, 1, 2, *layer.domain.shape, seed=6, dtype=torch.float64)
+    x = layer.domain.start()
+    data, prior = layer.misfit(x), target - differences(x)
+    size = [float((data**2).sum() + (layer.rho * prior**2).sum())]
+    for _ in range(200):
+        direction = layer.compensation(data, prior)
+        a, data, prior = layer.step(direction, data, prior)
+        x = x + a * direction
+        size.append(float((data**2).sum() + (layer.rho * prior**2).sum()))
+    assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(size))
+
+    shape = layer.domain.shape
+    blurs = dense(lambda t: mask * blur.A(t), shape)
+    rho = layer.rho.expand(1, 1, 2, *shape).flatten()
+    gradients = dense(differences, shape)
+    normal = blurs.T @ blurs + gradients.T @ (rho[:, None] * gradients)
+    right = blurs.T @ (mask * y).flatten() + gradients.T @ (rho * target.flatten())
+    # 200 steepest descents with a good inverse: what is left is far below a grey level.
+    torch.testing.assert_close(x.flatten(), torch.linalg.solve(normal, right), atol=2e-4, rtol=0)
+
+
+def test_differentiable_windows_are_those_of_the_solver():
+    y = rand(1, 2, 60, 70)
+    blur = motion_blur()
+    shape = (60 + 2 * blur.margin[0], 70 + 2 * blur.margin[1])
+    inverse = local_inverse(blur, shape)
+    inverse.set_penalty(torch.full((1, 1, 1, 1), 0.02))
+    image = rand(1, 2, *shape, seed=4)
+    with torch.no_grad():
+        expected = inverse(image)
+    found = inverse(image.clone().requires_grad_())
+    torch.testing.assert_close(found.detach(), expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+    assert y.shape == (1, 2, 60, 70)
+
+
+def test_gain_turns_with_the_motion():
+    """A motion's mirror image and transpose have the mirrored and the transposed gain, as the bank's kernels have."""
+    torch.manual_seed(0)
+    gain, bank = InverseGain(), MotionBank()
+    with torch.no_grad():
+        assert bool((gain(torch.eye(511)) == 1).all())
+        # A gain that is the power of the motion's own kernel, for the stored motions.
+        power = local_powers(bank)
+        stored = torch.full((len(gain.excess),), -1)
+        for kind, indices in enumerate(gain.kinds):
+            if kind == 0:
+                motions = (indices >= 0).nonzero()[:, 0]
+                stored[indices[motions]] = motions
+        assert bool((stored >= 0).all())
+        gain.excess.copy_(power[stored])
+        torch.testing.assert_close(gain(torch.eye(511)), 1 + power, atol=1e-5, rtol=0)
+
+
+def local_powers(bank):
+    kernels = torch.from_numpy(np.array(bank.kernels))
+    padded = torch.zeros(len(kernels), WINDOW, WINDOW, dtype=kernels.dtype)
+    padded[:, : kernels.shape[1], : kernels.shape[2]] = kernels
+    return torch.fft.rfft2(padded).abs().square().float()
+
+
+def test_piecewise_linear_is_numpys_interpolation():
+    values = rand(3, 101, dtype=torch.float64)
+    t = 3 * rand(2, 3, 8, 9, seed=1, dtype=torch.float64) - 1.5
+    t.view(-1)[:4] = torch.tensor([-1.0, 1.0, 0.98, -0.98])
+    found = piecewise_linear(t, values)
+    points = np.linspace(-1, 1, 101)
+    for n in range(3):
+        np.testing.assert_allclose(
+            found[:, n].numpy(), np.interp(t[:, n].numpy(), points, values[n].numpy()), atol=1e-12
+        )
+    t, values = (v.clone().requires_grad_() for v in (t[:1, :, :2, :2] + 1e-3, values))
+    assert torch.autograd.gradcheck(piecewise_linear, (t, values))
+
+
+def test_shrinkage_starts_as_soft_thresholding_and_scales_with_the_noise():
+    shrinkage = Shrinkage(torch.tensor([[0.03, 0.05], [0.2, 0.3]]))
+    t = 4 * rand(1, 3, 2, 5, 5) - 2
+    with torch.no_grad():
+        found = shrinkage(t, [0, 1, 1], torch.full((1, 1, 1, 1, 1), 2.0))
+    thresholds = 2 * torch.tensor([[0.03, 0.05], [0.2, 0.3], [0.2, 0.3]])[None, :, :, None, None]
+    torch.testing.assert_close(found, torch.sign(t) * (t.abs() - thresholds).clamp(min=0), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("length", "angle"), [(9, 0), (15, 30), (21, 90), (11, 120), (35, 174)])
+def test_extent_of_a_line(length, angle):
+    kernel = torch.from_numpy(linear_motion_kernel(length, angle))
+    double, across = extent_of_kernel(kernel)
+    a, b = double.flatten().tolist()
+    assert np.hypot(a, b) == pytest.approx(length, abs=1.0)
+    assert abs((np.degrees(np.arctan2(b, a)) / 2 - angle + 90) % 180 - 90) < 1.0
+    assert float(across) < 2.5
+    disc = torch.from_numpy(round_kernel(4.0, True))
+    double, across = extent_of_kernel(disc)
+    # The variance of a disc is a quarter of its squared radius.
+    assert float(double.norm()) < 0.1
+    assert float(across) == pytest.approx(np.sqrt(12 * 4.0**2 / 4), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["shrinkage", "cnn"])
+def test_gradients_are_finite_differences(name):
+    """In float64, for parameters of each kind, and for the motion through blur, inverse filters and maps."""
+    torch.manual_seed(0)
+    net = (
+        ShrinkageIRCNet(ShrinkageConfig(stages=2, filters=3, size=3, color=None))
+        if name == "shrinkage"
+        else IRCNet(IRCNetConfig(stages=2, width=4, blocks=(1, 1, 1), gain=True))
+    ).double()
+    if name == "cnn":
+        net.fast = False
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    y, truth = rand(1, 1, 20, 22, dtype=torch.float64), rand(1, 1, 20, 22, seed=1, dtype=torch.float64)
+    motion = torch.from_numpy(camera_shake((20, 22), 6.0, seed=1)).double().requires_grad_()
+    error = rand(1, 20, 22, seed=7, dtype=torch.float64)
+
+    def loss(motion):
+        return ((net(y, MotionBlur(motion), 0.01, error) - truth) ** 2).sum()
+
+    loss(motion).backward()
+
+    # The step a is a constant for gradients: it must be one for the differences too.
+    steps = []
+    step = XLayer.step
+
+    def recorded(self, z, data, prior):
+        a = step(self, z, data, prior)[0]
+        steps.append(a)
+        return a, data - a * self.observed.masked(self.blur.A(z)), prior - a[..., None] * self.prior(z)
+
+    def replayed(self, z, data, prior):
+        a = steps[next(place)]
+        return a, data - a * self.observed.masked(self.blur.A(z)), prior - a[..., None] * self.prior(z)
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(XLayer, "step", recorded)
+        loss(motion)
+        patch.setattr(XLayer, "step", replayed)
+        for key, parameter in net.named_parameters():
+            direction = torch.randn_like(parameter)
+            h = 1e-8
+            values = []
+            for sign in (1, -1):
+                parameter.add_(sign * h * direction)
+                place = iter(range(100))
+                values.append(float(loss(motion)))
+                parameter.sub_(sign * h * direction)
+            expected = (values[0] - values[1]) / (2 * h)
+            assert parameter.grad is not None, key
+            # So small a step seldom crosses a kink; rounding of the loss, some 1e2, leaves 1e-6.
+            assert float((parameter.grad * direction).sum()) == pytest.approx(expected, rel=1e-4, abs=1e-4), key
+        direction = torch.randn_like(motion)
+        h = 1e-8
+        values = []
+        for sign in (1, -1):
+            place = iter(range(100))
+            values.append(float(loss(motion + sign * h * direction)))
+        assert float((motion.grad * direction).sum()) == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-3)
+
+
+def test_channels():
+    """Grey, RGB, two channels, and a kernel for each channel."""
+    blur = uniform_blur()
+    y = rand(1, 3, 30, 34)
+    for net in (IRCNet(SMALL), ShrinkageIRCNet(ShrinkageConfig(stages=2))):
+        net.eval()
+        with torch.no_grad():
+            grey = net(y[:, :1], blur, 0.01)
+            assert grey.shape == (1, 1, 30, 34)
+            two = net(y[:, :2], blur, 0.01)
+            torch.testing.assert_close(two[:, :1], grey, atol=1e-5, rtol=0)
+            own = UniformBlur(torch.stack([blur.psf, blur.psf.flip(0), blur.psf.flip(1)]))
+            assert net(y, own, 0.01).shape == y.shape
+            four = UniformBlur(torch.stack([own.psf[0], *own.psf]))
+            assert net(torch.cat((y, y[:, :1]), 1), four, 0.01).shape == (1, 4, 30, 34)
+
+
+def test_weights_survive_their_file(tmp_path):
+    for net in (IRCNet(SMALL), ShrinkageIRCNet(ShrinkageConfig(stages=2))):
+        save_irc_net(net, tmp_path / "w.safetensors", {"note": 1})
+        again, summary = load_irc_net(tmp_path / "w.safetensors")
+        assert summary == {"note": 1}
+        assert again.config == net.config
+        for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+    (tmp_path / "w.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match="not a readable"):
+        load_irc_net(tmp_path / "w.safetensors")
+    with pytest.raises(FileNotFoundError):
+        load_irc_net(tmp_path / "none.safetensors")
+
+
+class Noise(PhotosInMemory):
+    """Photographs of smooth noise."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        coarse = torch.from_numpy(rng.random((4, 3, 30, 30))).float()
+        self.images = list(
+            (torch.nn.functional.interpolate(coarse, scale_factor=6, mode="bicubic").clamp(0, 1) * 255).byte()
+        )
+
+
+@pytest.mark.parametrize("kind", ["bank", "line", "shake", "round", "camera", "turning"])
+def test_known_blur_pairs(kind):
+    """What is blurred again by the stated blur is the blurred crop, but for its noise."""
+    frequencies = dict.fromkeys(("bank", "line", "shake", "round", "camera", "turning"), 0.0) | {kind: 1.0}
+    settings = KnownBlurSettings(
+        crop=40, batch=3, max_length=15.0, saturated=0.0, min_noise=1e-3, max_noise=2e-3, **frequencies
+    )
+    first, again = (next(iter(KnownBlurPairs(Noise(), settings, seed=1))) for _ in range(2))
+    assert torch.equal(first.blurred, again.blurred)
+    blur = first.blur()
+    assert (first.psf is None) == (kind in ("camera", "turning"))
+    assert first.error is None
+    my, mx = blur.margin
+    inner = (..., slice(my, 40 - my), slice(mx, 40 - mx))
+    # The crop itself has no margin: compare where none is needed.
+    small = (
+        type(blur)(first.psf)
+        if first.psf is not None
+        else MotionBlur(first.motion[:, my : 40 - my, mx : 40 - mx].contiguous(), margin=blur.margin)
+    )
+    misfit = small.A(first.sharp) - first.blurred[inner]
+    assert misfit.std() == pytest.approx(float(first.noise.square().mean().sqrt()), rel=0.2)
+
+    if kind in ("line", "camera"):
+        wrong = next(
+            iter(
+                KnownBlurPairs(
+                    Noise(), KnownBlurSettings(crop=40, batch=8, wrong=1.0, linear=0.0, **frequencies), seed=2
+                )
+            )
+        )
+        assert wrong.error.shape == (8, 40, 40)
+        assert wrong.error.min() > 0.02
+
+
+def test_kernels_of_shakes():
+    for seed in range(20):
+        kernel = shake_kernel(25.0, np.random.default_rng(seed))
+        rows, columns = np.indices(kernel.shape) - kernel.shape[0] // 2
+        assert kernel.min() >= 0
+        assert kernel.sum() == pytest.approx(1)
+        assert kernel.shape[0] == kernel.shape[1] <= 39
+        assert kernel.shape[0] % 2 == 1
+        assert np.hypot((kernel * rows).sum(), (kernel * columns).sum()) < 0.5
+
+
+def test_saturated_pixels_are_masked():
+    settings = KnownBlurSettings(crop=40, batch=4, saturated=1.0, camera=0.0, turning=0.0)
+    batches = iter(KnownBlurPairs(Noise(), settings, seed=0))
+    found = [next(batches) for _ in range(6)]
+    masked = [b for b in found if b.mask is not None]
+    assert masked
+    for batch in masked:
+        assert bool(((batch.blurred >= SATURATED).any(1, keepdim=True) == (batch.mask == 0)).all())
+        assert batch.blurred.max() <= 1
+
+
+def test_joint_net_reaches_the_motion():
+    """The gradient of the sharp picture's loss arrives at Motion-Net's weights, also where nothing moves."""
+    torch.manual_seed(0)
+    motion_net = MotionNet(MotionNetConfig(stem=4, widths=(8, 8, 8), blocks=(1, 1, 1), pyramid=8, rates=(1,)))
+    joint = JointNet(motion_net, IRCNet(SMALL))
+    y = rand(2, 3, 40, 48)
+    x = joint(y, torch.tensor([0.01, 0.02]))
+    assert x.shape == y.shape
+    ((x - 0.5) ** 2).mean().backward()
+    gradients = [p.grad for p in motion_net.parameters()]
+    assert all(g is not None and bool(torch.isfinite(g).all()) for g in gradients)
+    assert sum(float(g.abs().sum()) for g in gradients) > 0
+    with torch.no_grad():
+        motion_net.out.weight.zero_()
+        motion_net.out.bias.zero_()
+        motion_net.shortcut.weight.zero_()
+    joint.zero_grad()
+    ((joint(y, 0.01) - 0.5) ** 2).mean().backward()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in joint.parameters() if p.grad is not None)
+
+
+def write_photos(folder):
+    import skimage.data
+    import skimage.io
+
+    for name in ("train", "val"):
+        (folder / name).mkdir()
+        skimage.io.imsave(folder / name / "a.png", skimage.data.astronaut()[:180, :200])
+
+
+@pytest.mark.parametrize("prior", ["cnn", "shrinkage"])
+def test_training(tmp_path, prior):
+    """A few steps: finite, files appear, a stopped run goes on, and another one starts from its weights."""
+    pytest.importorskip("lightning")
+    from ircdeblur.training.irc_net import load_config, train_irc_net
+
+    write_photos(tmp_path)
+    (tmp_path / "c.yaml").write_text(
+        f"prior: {prior}\ntrain_time: '00:00:04'\nfolders: [train]\nvalidate_every: 2\n"
+        "pairs: {crop: 32, batch: 2, max_length: 10.0, wrong: 0.5, saturated: 0.5}\n"
+        "cnn: {stages: 2, width: 4, blocks: [1, 1, 1]}\nshrinkage: {stages: 2, filters: 2, size: 3}\n"
+    )
+    config = load_config(tmp_path / "c.yaml")
+    out = tmp_path / "run"
+    weights = train_irc_net(config, tmp_path, out, max_time="00:00:02", progress=False, command="test")
+    net, summary = load_irc_net(weights)
+    assert len(net.priors if prior == "cnn" else net.shrinkage) == 2
+    assert summary["command"] == "test"
+    lines = (out / "log.csv").read_text().splitlines()
+    assert "val_moderate_gain" in lines[0]
+    assert np.isfinite(float(lines[1].split(",")[3]))
+    train_irc_net(config, tmp_path, out, resume=out / "last.ckpt", progress=False)
+    assert len((out / "log.csv").read_text().splitlines()) > len(lines)
+    other = train_irc_net(config, tmp_path, tmp_path / "next", max_time="00:00:01", weights=weights, progress=False)
+    assert load_irc_net(other)[1]["started from"]["command"] == "test"
+
+
+def test_end_to_end_training(tmp_path):
+    pytest.importorskip("lightning")
+    from ircdeblur.nets.checkpoints import load_motion_net, save_motion_net
+    from ircdeblur.training.end_to_end import load_config, train_end_to_end
+
+    write_photos(tmp_path)
+    torch.manual_seed(0)
+    motion_net = MotionNet(MotionNetConfig(stem=4, widths=(8, 8, 8), blocks=(1, 1, 1), pyramid=8, rates=(1,)))
+    save_motion_net(motion_net, tmp_path / "m.safetensors")
+    save_irc_net(IRCNet(SMALL), tmp_path / "i.safetensors")
+    (tmp_path / "c.yaml").write_text(
+        "train_time: '00:00:03'\nfolders: [train]\nvalidate_every: 2\npairs: {crop: 32, batch: 2, max_length: 10.0}\n"
+    )
+    out = tmp_path / "run"
+    files = (tmp_path / "m.safetensors", tmp_path / "i.safetensors")
+    weights = train_end_to_end(load_config(tmp_path / "c.yaml"), tmp_path, out, weights=files, progress=False)
+    assert weights == out / "irc-net.safetensors"
+    moved = load_motion_net(out / "motion-net.safetensors")
+    assert any(not torch.equal(a, b) for a, b in zip(moved.parameters(), motion_net.parameters(), strict=True))
+    assert "val_severe_gain" in (out / "log.csv").read_text()
+    assert moved.config == motion_net.config
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "message"),
+    [
+        ("irc_net", "prior: magic", "cnn, shrinkage"),
+        ("irc_net", "pairs: {size: 3}", "pairs.size"),
+        ("irc_net", "train_time: '5'", "HH:MM:SS"),
+        ("end_to_end", "dataset_share: 0.2", "needs datasets"),
+        ("end_to_end", "speed: 3", "unknown setting speed"),
+    ],
+)
+def test_bad_configuration(tmp_path, module, text, message):
+    pytest.importorskip("lightning")
+    import importlib
+
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        importlib.import_module(f"ircdeblur.training.{module}").load_config(tmp_path / "c.yaml")
+
+
+def test_polar_of_a_disturbed_motion_stays_within_reach():
+    settings = KnownBlurSettings(crop=40, batch=4, wrong=1.0, max_error=20.0, bank=0, line=0, shake=0, round=0)
+    batch = next(iter(KnownBlurPairs(Noise(), settings, seed=0)))
+    assert float(to_polar(batch.motion)[0].max()) <= 35 + 1e-3
+    assert from_polar(torch.tensor(3.0), torch.tensor(0.0))[0] == 3
