@@ -219,7 +219,7 @@ def test_lists_that_help_shows_are_those_of_the_package():
         (["compare", "IN"], ["B"]),
         (["train", "irc-net", "--config", "c.yaml"], ["irc-net", "motion-net"]),
         (["train", "motion-net", "--config", "c.yaml"], ["--data", "IRCDEBLUR_DATA"]),
-        (["reproduce", "table5", "-o", "OUT"], ["table5", "table4"]),
+        (["reproduce", "table6", "-o", "OUT"], ["table6", "table5"]),
     ],
     ids=lambda value: " ".join(value) if "-o" in value else None,
 )
@@ -591,7 +591,7 @@ def test_reproduce_with_a_configuration(call, tmp_path):
 
 def test_reproduce_with_baselines(call, tmp_path, monkeypatch):
     arguments = ("--data", tmp_path, "-o", tmp_path / "out", "--baselines")
-    failed(call("reproduce", "table1", *arguments, tmp_path), "--baselines is for table2", code=2)
+    failed(call("reproduce", "table1", *arguments, tmp_path), "--baselines is for table2, table4, table5", code=2)
     failed(call("reproduce", "table2", *arguments, tmp_path / "none"), "no such folder", tmp_path / "none")
     asked = []
     monkeypatch.setattr(experiments, "run", lambda *given: asked.append(given[-1]) or "")

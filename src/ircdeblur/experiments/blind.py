@@ -27,8 +27,8 @@ from ircdeblur.nets.checkpoints import (
 from ircdeblur.nets.irc_net import UnrolledNet
 from ircdeblur.operators import MotionBlur
 from ircdeblur.plots import captioned, motion_colors
-from ircdeblur.restore import BLIND_PRIOR, deconvolve, estimate_motion, restoration_weight
-from ircdeblur.solvers.settings import DEFAULTS, estimate_noise, unsaturated
+from ircdeblur.restore import BLIND_PRIOR, estimate_motion, restoration_weight
+from ircdeblur.solvers.settings import DEFAULTS, deconvolve, estimate_noise, unsaturated
 
 CONSOLIDATIONS = {"refined": "picture", "raw": "none"}
 """What `estimate_motion` is asked to make of Motion-Net's answers."""
@@ -277,15 +277,19 @@ def undo(
     weight = np.ones(found.error.shape) if known else restoration_weight(length, error).numpy()
     if float(weight.max()) <= 0.0:
         return image.clip(0, 1)
+    y = torch.from_numpy(image).permute(2, 0, 1)[None]
+    blur = MotionBlur(torch.from_numpy(np.ascontiguousarray(found.motion, np.float32)), boundary="extended")
+    noise, mask = estimate_noise(y), unsaturated(y)
+    if mask is not None and not mask.any():
+        return image.clip(0, 1)
     if net is None:
         settings = DEFAULTS[method]
         settings = settings if known else replace(settings, prior=settings.prior * BLIND_PRIOR)
-        sharp = deconvolve(image, motion=found.motion, method=method, settings=settings)
+        sharp = deconvolve(y, blur, noise, method, settings, mask).x
     else:
-        y = torch.from_numpy(image).permute(2, 0, 1)[None]
-        blur = MotionBlur(torch.from_numpy(np.ascontiguousarray(found.motion, np.float32)), boundary="extended")
-        sharp = net(y, blur, estimate_noise(y), error[None], unsaturated(y))[0].permute(1, 2, 0).numpy()
-    return (image + weight[..., None] * (sharp - image)).clip(0, 1).astype(np.float32)
+        sharp = net(y, blur, noise, error[None], mask)
+    change = sharp[0].permute(1, 2, 0).numpy() - image
+    return (image + weight[..., None] * change).clip(0, 1).astype(np.float32)
 
 
 def strip(

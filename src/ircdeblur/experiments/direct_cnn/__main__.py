@@ -16,7 +16,8 @@ from ircdeblur.data.synthesis import Pairs, PairSettings, SyntheticPairs
 from ircdeblur.experiments.direct_cnn import DirectConfig, DirectNet, direct_loss, save, weights_path
 from ircdeblur.experiments.synthetic import SEVERITIES, camera_case
 from ircdeblur.metrics import psnr
-from ircdeblur.training.loop import parse_time, read_config, run, steps_of
+from ircdeblur.training.config import parse_time, read_config
+from ircdeblur.training.loop import run, steps_of
 
 
 @dataclass(frozen=True)
