@@ -27,7 +27,7 @@ from ircdeblur.nets.checkpoints import (
 from ircdeblur.nets.irc_net import UnrolledNet
 from ircdeblur.operators import MotionBlur
 from ircdeblur.plots import captioned, motion_colors
-from ircdeblur.restore import BLIND_PRIOR, estimate_motion, restoration_weight
+from ircdeblur.restore import BLIND_PRIOR, estimate_motion, resolve_device, restoration_weight
 from ircdeblur.solvers.settings import DEFAULTS, deconvolve, estimate_noise, unsaturated
 
 CONSOLIDATIONS = {"refined": "picture", "raw": "none"}
@@ -182,13 +182,13 @@ class BlindRows:
         """Load what a row needs and return its number of parameters."""
         if row.method == DIRECT:
             if self._direct is None:
-                self._direct = direct_cnn.load(self._trained(direct_cnn.weights_path))[0]
+                self._direct = direct_cnn.load(self._trained(direct_cnn.weights_path))[0].to(resolve_device())
             return parameter_count(self._direct)
         count = 0
         if row.method in IRC_NETS:
             path = self._irc_net(row)
             if path not in self._nets:
-                self._nets[path] = load_irc_net(path)[0]
+                self._nets[path] = load_irc_net(path)[0].to(resolve_device())
             count = parameter_count(self._nets[path])
         if row.motion == "true":
             return count
@@ -264,7 +264,7 @@ def undo(
     method : str
         A solver, where `net` is not given.
     net : UnrolledNet, optional
-        An IRC-Net.
+        An IRC-Net, on the first GPU if there is one.
     known : bool
         The motion is exact: the prior is that of a known blur, and the result is believed everywhere.
 
@@ -273,12 +273,13 @@ def undo(
     x : (H, W, 3) array
         Clipped to [0, 1].
     """
+    device = resolve_device()
     length, error = torch.from_numpy(to_polar(found.motion)[0]), torch.from_numpy(found.error)
     weight = np.ones(found.error.shape) if known else restoration_weight(length, error).numpy()
     if float(weight.max()) <= 0.0:
         return image.clip(0, 1)
-    y = torch.from_numpy(image).permute(2, 0, 1)[None]
-    blur = MotionBlur(torch.from_numpy(np.ascontiguousarray(found.motion, np.float32)), boundary="extended")
+    y = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
+    blur = MotionBlur(torch.from_numpy(np.ascontiguousarray(found.motion, np.float32)).to(y), boundary="extended")
     noise, mask = estimate_noise(y), unsaturated(y)
     if mask is not None and not mask.any():
         return image.clip(0, 1)
@@ -287,8 +288,8 @@ def undo(
         settings = settings if known else replace(settings, prior=settings.prior * BLIND_PRIOR)
         sharp = deconvolve(y, blur, noise, method, settings, mask).x
     else:
-        sharp = net(y, blur, noise, error[None], mask)
-    change = sharp[0].permute(1, 2, 0).numpy() - image
+        sharp = net(y, blur, noise, error[None].to(y), mask)
+    change = sharp[0].permute(1, 2, 0).cpu().numpy() - image
     return (image + weight[..., None] * change).clip(0, 1).astype(np.float32)
 
 

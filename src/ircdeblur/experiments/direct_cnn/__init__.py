@@ -2,7 +2,7 @@
 
 Coarse to fine on three scales in the manner of Nah et al. (CVPR 2017): each scale sees the blurred picture of its size
 and the enlarged result of the scale before. A re-implementation of the formulation, not of the paper's program: about
-as many parameters and operations as `ircdeblur.nets.irc_net.IRCNet` has, the kind of pairs that Motion-Net is trained
+as many parameters and operations as `ircdeblur.nets.irc_net.IRCNet` has, pairs of the kind that Motion-Net is trained
 on, and a robust distance as the loss in place of squares and an adversary::
 
     python -m ircdeblur.experiments.direct_cnn train --config YAML --data DIR --out DIR
@@ -120,7 +120,8 @@ class DirectNet(nn.Module):
     def restore(self, image: np.ndarray) -> np.ndarray:
         """Return the restored photograph (H, W, 3), clipped to [0, 1], of a blurred one."""
         x = torch.from_numpy(np.ascontiguousarray(image, np.float32)).permute(2, 0, 1)[None]
-        return self(x)[0].clamp(0, 1).permute(1, 2, 0).numpy()
+        x = self(x.to(next(self.parameters()).device))
+        return x[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
 
 
 ROBUST = 1e-3
