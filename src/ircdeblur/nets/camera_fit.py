@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 _VECTORS = 800
@@ -73,15 +71,14 @@ def fit_camera(
     squares = (design.transpose(0, 2, 1) @ design).reshape(-1, 36)
     long = np.square(motion).sum(-1)
 
-    def distances(parameters: np.ndarray, chosen: slice | np.ndarray, sign: bool = False) -> Any:
-        """Return distances (k, n) of the model from the vectors, of the better sign."""
+    def distances(parameters: np.ndarray, chosen: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return distances (k, n) of models from the vectors, and the signs of these that are nearer."""
         dot = parameters @ along[chosen].T
         outer = (parameters[:, :, None] * parameters[:, None]).reshape(-1, 36)
         squared = outer @ squares[chosen].T + long[chosen] - 2 * np.abs(dot)
-        away = np.sqrt(np.maximum(squared, 0.0))
-        return (away, np.where(dot < 0, -1.0, 1.0)) if sign else away
+        return np.sqrt(np.maximum(squared, 0.0)), np.where(dot < 0, -1.0, 1.0)
 
-    def ridge(a: np.ndarray, b: np.ndarray, amount: Any) -> np.ndarray:
+    def ridge(a: np.ndarray, b: np.ndarray, amount: np.ndarray | float) -> np.ndarray:
         # Fast changes across the picture are rarer than plain shifts.
         penalty = amount * np.diag([0.0, 0.0, 1.0, 1.0, 3.0, 3.0]) + 1e-9 * np.eye(6)
         return np.linalg.solve(a + penalty, b[..., None])[..., 0]
@@ -97,18 +94,17 @@ def fit_camera(
     shifts[:, :2] = motion[rng.choice(len(x), size=16, p=chance)]
     starts = np.concatenate((starts, shifts))
     sample = rng.choice(len(x), size=min(len(x), 400), replace=False)
-    cost = np.minimum(distances(starts, sample), 12.0) @ weight[sample]
+    cost = np.minimum(distances(starts, sample)[0], 12.0) @ weight[sample]
     parameters = starts[np.argsort(cost)[:_REFINED]]
-    least = np.maximum(0.5, 0.5 * error)
+    every, least = slice(None), np.maximum(0.5, 0.5 * error)
     for _ in range(_STEPS):
-        away, sign = distances(parameters, slice(None), sign=True)
+        away, sign = distances(parameters, every)
         w = weight / np.maximum(away, least)
         amount = 1e-3 * w.sum(1)[:, None, None]
         parameters = ridge((w @ squares).reshape(-1, 6, 6), (w * sign) @ along, amount)
-    cost = np.minimum(distances(parameters, slice(None)), 12.0) @ weight
-    found = parameters[np.argsort(cost)]
+    cost = np.minimum(distances(parameters, every)[0], 12.0) @ weight
     distinct: list[np.ndarray] = []
-    for answer in found:
+    for answer in parameters[np.argsort(cost)]:
         model = design @ answer
         if all(_apart(design @ other, model).mean() > 1.0 for other in distinct):
             distinct.append(answer)

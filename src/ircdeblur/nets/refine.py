@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ which one of them is good enough."""
 OUTLIER = 10.0
 """Logarithm of a likelihood ratio at which a window stops counting: something is in it that the model does not know."""
 
-GRADUATION = (60.0, OUTLIER)
+TOLERANT = 40.0
 """The same while a motion is being improved: at first it may be so far off that all windows would be outliers."""
 
 WORTH = 0.01
@@ -80,7 +79,7 @@ def smoothest_labels(unary: torch.Tensor, pairwise: torch.Tensor, sweeps: int = 
         for i, (down, right) in enumerate(into):
             target = (slice(max(down, 0), h + min(down, 0)), slice(max(right, 0), w + min(right, 0)))
             source = (slice(max(-down, 0), h + min(-down, 0)), slice(max(-right, 0), w + min(-right, 0)))
-            messages[:, i][:, *target] += 0.5 * told[:, i][:, *source]
+            messages[(slice(None), i, *target)] += 0.5 * told[(slice(None), i, *source)]
     return (unary + messages.sum(1)).argmin(0)
 
 
@@ -136,12 +135,12 @@ def descend(
     best : (n,) tensor
         Likelihoods that every window can reach.
     steps : int
-        Of the method, for each value of `GRADUATION`.
+        Of the method, at most.
     """
-    size, limits = start.size, (EXPONENT_RANGE[0], EXPONENT_RANGE[1])
+    size = start.size
 
     def look(values: np.ndarray) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-        """Return the likelihoods, and their derivatives and information by what the windows depend on."""
+        """Return the likelihoods, and their derivatives and information by what each window depends on."""
         field, jacobian = motion(start + values[:-1].reshape(start.shape))
         found, *others = evidence.slopes(torch.from_numpy(field).to(best), float(values[-1]))
         slope, information = (t.double().cpu().numpy() for t in others)
@@ -150,67 +149,59 @@ def descend(
         turned = whole.transpose(0, 2, 1)
         return found, (turned @ slope[..., None])[..., 0], turned @ information @ whole
 
-    def penalty(values: np.ndarray) -> float:
-        return float(0.5 * values[:-1] @ stiffness @ values[:-1])
-
-    def cost(found: torch.Tensor, values: np.ndarray, limit: float) -> float:
-        return float(misfit(best - found, limit).sum()) + penalty(values)
-
-    def equations(seen: tuple[torch.Tensor, np.ndarray, np.ndarray], values: np.ndarray, limit: float) -> Any:
+    def equations(
+        seen: tuple[torch.Tensor, np.ndarray, np.ndarray], values: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return gradient and curvature of the cost."""
         found, slope, information = seen
-        weight = torch.exp((found - best).clamp(max=0) / limit).double().cpu().numpy()
+        weight = torch.exp((found - best).clamp(max=0) / TOLERANT).double().cpu().numpy()
         slope, information = weight[:, None] * slope, weight[:, None, None] * information
-        gradient, curvature = np.zeros(size + 1), np.zeros((size + 1, size + 1))
-        gradient[-1], curvature[-1, -1] = -slope[:, -1].sum(), information[:, -1, -1].sum()
-        cross = information[:, :-1, -1]
-        if slope.shape[1] - 1 == size:
-            gradient[:-1], cross = -slope[:, :-1].sum(0), cross.sum(0)
-            curvature[:-1, :-1] = information[:, :-1, :-1].sum(0)
+        own, cross, square = slope[:, :-1], information[:, :-1, -1], information[:, :-1, :-1]
+        if own.shape[1] == size:
+            own, cross, square = own.sum(0), cross.sum(0), square.sum(0)
         else:
-            gradient[:-1], cross = -slope[:, :-1].ravel(), cross.ravel()
-            each = np.arange(size // 2)
-            curvature[:-1, :-1].reshape(size // 2, 2, size // 2, 2)[each, :, each] = information[:, :-1, :-1]
-        curvature[-1, :-1] = curvature[:-1, -1] = cross
-        gradient[:-1] += stiffness @ values[:-1]
-        curvature[:-1, :-1] += stiffness
-        return gradient, curvature
+            blocks, each = np.zeros((len(own), 2, len(own), 2)), np.arange(len(own))
+            blocks[each, :, each] = square
+            own, cross, square = own.ravel(), cross.ravel(), blocks.reshape(size, size)
+        gradient = np.append(stiffness @ values[:-1] - own, -slope[:, -1].sum())
+        square = np.concatenate((square + stiffness, cross[None]))
+        return gradient, np.concatenate((square, np.append(cross, information[:, -1, -1].sum())[:, None]), 1)
+
+    def penalty(values: np.ndarray) -> float:
+        return float(values[:-1] @ stiffness @ values[:-1]) / 2
 
     values = np.append(np.zeros(size), exponent)
     seen = look(values)
-    for limit in GRADUATION:
-        # What was reached is expected from here on: no window can outweigh the others by what it gains.
-        best = torch.maximum(best, seen[0])
-        now, damping = cost(seen[0], values, limit), 1e-2
-        for _ in range(steps):
-            gradient, curvature = equations(seen, values, limit)
-            curvature[np.diag_indices(size + 1)] *= 1 + damping
-            step = -np.linalg.solve(curvature, gradient)
-            if -step @ gradient < 2 * WORTH * len(best):
-                break
-            ahead = values + step
-            ahead[-1] = np.clip(ahead[-1], *limits)
-            there = look(ahead)
-            STAT[0] += 1
-            if (reached := cost(there[0], ahead, limit)) < now:
-                values, seen, now, damping = ahead, there, reached, 0.1 * damping
-            else:
-                damping *= 10
-                STAT[1] += 1
-    found = seen[0]
+    # What is reached is expected from here on: no window can outweigh the others by what it gains at once.
+    best = torch.maximum(best, seen[0])
+    cost, damping = float(misfit(best - seen[0], TOLERANT).sum()), 1e-2
+    for _ in range(steps):
+        gradient, curvature = equations(seen, values)
+        curvature[np.diag_indices(size + 1)] *= 1 + damping
+        step = np.linalg.solve(curvature, -gradient)
+        if -step @ gradient < 2 * WORTH * len(best):
+            break
+        ahead = values + step
+        ahead[-1] = np.clip(ahead[-1], *EXPONENT_RANGE)
+        there = look(ahead)
+        reached = float(misfit(best - there[0], TOLERANT).sum()) + penalty(ahead)
+        if reached < cost:
+            values, seen, cost, damping = ahead, there, reached, 0.1 * damping
+        else:
+            damping *= 10
     parameters = start + values[:-1].reshape(start.shape)
-    return Refined(parameters, float(values[-1]), found, penalty(values), torch.maximum(best, found))
+    return Refined(parameters, float(values[-1]), seen[0], penalty(values), torch.maximum(best, seen[0]))
 
-STAT = [0, 0]
 
 def _vectors(double: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the vectors (n, 2) of double-angle vectors (n, 2), and their derivatives (n, 2, 2)."""
     motion = from_double_angle(double)
     length = np.hypot(*double.T)[:, None]
-    still = length == 0
-    (c, s), (u, v) = (np.where(still, (1.0, 0.0), t / np.where(still, 1.0, length)).T for t in (double, motion))
-    # The length grows along the double-angle vector, the angle by half of what that turns.
-    return motion, np.stack((np.stack((u * c - v * s / 2, u * s + v * c / 2), -1), np.stack((v * c + u * s / 2, v * s - u * c / 2), -1)), 1)
+    one = np.array([1.0, 0.0])
+    along, across = (np.divide(t, length, out=np.tile(one, (len(t), 1)), where=length > 0) for t in (double, motion))
+    # The length grows along the double-angle vector; the angle by half of what that turns.
+    turned, quarter = along[:, ::-1] * (-1, 1), across[:, ::-1] * (1, -1)
+    return motion, across[:, :, None] * along[:, None] + quarter[:, :, None] * turned[:, None] / 2
 
 
 def refine_local(evidence: SpectralEvidence, double: torch.Tensor) -> Refined:
@@ -257,20 +248,16 @@ def refine_local(evidence: SpectralEvidence, double: torch.Tensor) -> Refined:
     unary = misfit(best - table).T + own
     pairwise = torch.from_numpy(np.minimum(apart / 2, STEP_LIMIT)).to(double)
     labels = smoothest_labels(unary.view(*evidence.shape, -1), pairwise).flatten()
-    each = torch.arange(len(double), device=double.device)
-    start = tried[labels, each].double().cpu().numpy()
+    start = tried[labels, torch.arange(len(double), device=double.device)].double().cpu().numpy()
 
     squared = np.square(start).sum(-1)
     stiffness = np.diag(1 / (1 + 0.01 * squared))
-    stiff = 1 + LENGTH_STEP**2 * squared
     cell = np.arange(len(start)).reshape(evidence.shape)
     for one, other in ((cell[:-1], cell[1:]), (cell[:, :-1], cell[:, 1:])):
         a, b = one.ravel(), other.ravel()
-        pull = 1 / stiff[b]
-        np.add.at(stiffness, (a, a), pull)
-        np.add.at(stiffness, (b, b), pull)
-        np.add.at(stiffness, (a, b), -pull)
-        np.add.at(stiffness, (b, a), -pull)
+        pull = 1 / (1 + LENGTH_STEP**2 * squared[b])
+        for i, j, sign in ((a, a, 1), (b, b, 1), (a, b, -1), (b, a, -1)):
+            stiffness[i, j] += sign * pull
     return descend(evidence, _vectors, start, np.kron(stiffness, np.eye(2)), exponent, best)
 
 
