@@ -44,10 +44,13 @@ FLOOR = 2e-3
 UPDATES = 3
 """Updates of the amplitudes: a multiplicative one, which never overshoots, then Fisher scoring, which ends quickly."""
 
-FINE, COARSE = (1, 1, 2), (1, 2, 4)
+ALL, FINE, COARSE = (1, 1, 1), (1, 1, 2), (1, 2, 4)
 """Lattices of the frequencies that are looked at, as (a, b, c): rows i and columns j of a spectrum where a i + b j is a
 multiple of c. The taper spreads each frequency over its neighbours, so every other one, as on a chessboard, tells as
 much as all of them (99 %), and every fourth one most of it."""
+
+MANY = 32
+"""Windows from which on not all frequencies are looked at."""
 
 
 class SpectralEvidence:
@@ -63,8 +66,8 @@ class SpectralEvidence:
         Largest distance of neighbouring windows, in pixels.
     window : int
         Side of the windows; smaller pictures have smaller ones.
-    lattice : (int, int, int)
-        Of the frequencies, as `FINE`; likelihoods are scaled up for those that are left out.
+    lattice : (int, int, int), optional
+        Of the frequencies, as `FINE`, which it is for `MANY` windows; likelihoods are scaled up for those left out.
 
     Attributes
     ----------
@@ -80,7 +83,7 @@ class SpectralEvidence:
         noise: float,
         step: int = 48,
         window: int = WINDOW,
-        lattice: tuple[int, int, int] = FINE,
+        lattice: tuple[int, int, int] | None = None,
     ):
         image = luma[0, 0]
         height, width = image.shape
@@ -109,11 +112,13 @@ class SpectralEvidence:
         dx, dy = image[:-1, 1:] - image[:-1, :-1], image[1:, :-1] - image[:-1, :-1]
         self._side, self._sigma = side, max(noise, 1e-3)
         self._spectra = (power(dx) + power(dy)).flatten(1).T
-        self._arrange(lattice)
+        self._arrange(lattice or (ALL if len(self.x) < MANY else FINE))
 
     @cached_property
     def coarse(self) -> SpectralEvidence:
-        """The same windows on the lattice `COARSE`: for comparing many motions."""
+        """The same windows, if they are `MANY` on the lattice `COARSE`: for comparing many motions."""
+        if len(self.x) < MANY:
+            return self
         other = copy.copy(self)
         other._arrange(COARSE)
         return other
@@ -278,16 +283,13 @@ class SpectralEvidence:
         mixed = total(self._mixed, by_turns * by_amplitude)
         radial_squares = total(self._radial_squares, by_amplitude * by_amplitude)
         xx, xy, yy = squares
-        rows = (
-            torch.stack((xx, xy, mixed[0])),
-            torch.stack((xy, yy, mixed[1])),
-            torch.stack((*mixed[:2], radial_squares[0])),
-        )
+        xr, yr, rr = mixed[0], mixed[1], radial_squares[0]
+        whole = torch.stack((xx, xy, xr, xy, yy, yr, xr, yr, rr)).view(3, 3, n)
         # What the amplitudes could do as well tells nothing.
         shared = torch.stack((*mixed[2:].split(SECTORS), radial_squares[1 : 1 + SECTORS]))
         own = radial_squares[1 + SECTORS :].clamp(min=1e-6)
         relative = shared / own
-        information = torch.stack(rows) - (relative[:, None] * shared).sum(2)
+        information = whole - (relative[:, None] * shared).sum(2)
         # The amplitudes are only nearly the best ones, by which the derivative would vanish.
         gradient = gradient - (relative * radial[1:]).sum(1)
         return values, self._weight * gradient.T, self._weight * information.permute(2, 0, 1)

@@ -36,6 +36,9 @@ which one of them is good enough."""
 OUTLIER = 10.0
 """Logarithm of a likelihood ratio at which a window stops counting: something is in it that the model does not know."""
 
+USUAL_EXPONENT = (3.0, 5.0)
+"""Exponent of most scenes' spectra, and twice the cost, for each window, of one that differs by 1."""
+
 TOLERANT = 40.0
 """The same while a motion is being improved: at first it may be so far off that all windows would be outliers."""
 
@@ -164,17 +167,21 @@ def descend(
             blocks[each, :, each] = square
             own, cross, square = own.ravel(), cross.ravel(), blocks.reshape(size, size)
         gradient = np.append(stiffness @ values[:-1] - own, -slope[:, -1].sum())
+        gradient[-1] += len(best) * USUAL_EXPONENT[1] * (values[-1] - USUAL_EXPONENT[0])
         square = np.concatenate((square + stiffness, cross[None]))
-        return gradient, np.concatenate((square, np.append(cross, information[:, -1, -1].sum())[:, None]), 1)
+        return gradient, np.concatenate(
+            (square, np.append(cross, information[:, -1, -1].sum() + len(best) * USUAL_EXPONENT[1])[:, None]), 1
+        )
 
     def penalty(values: np.ndarray) -> float:
-        return float(values[:-1] @ stiffness @ values[:-1]) / 2
+        unusual = len(best) * USUAL_EXPONENT[1] * (values[-1] - USUAL_EXPONENT[0]) ** 2
+        return float(values[:-1] @ stiffness @ values[:-1] + unusual) / 2
 
     values = np.append(np.zeros(size), exponent)
     seen = look(values)
     # What is reached is expected from here on: no window can outweigh the others by what it gains at once.
     best = torch.maximum(best, seen[0])
-    cost, damping = float(misfit(best - seen[0], TOLERANT).sum()), 1e-2
+    cost, damping = float(misfit(best - seen[0], TOLERANT).sum()) + penalty(values), 1e-2
     for _ in range(steps):
         gradient, curvature = equations(seen, values)
         curvature[np.diag_indices(size + 1)] *= 1 + damping
