@@ -26,8 +26,8 @@ LENGTH_SPREAD, TURN_SPREAD = 0.3, 12.0
 LENGTH_STEP, TURN_STEP, STEP_LIMIT = 0.08, 4.0, 8.0
 """How far its errors may differ between neighbouring windows, and the largest cost of a greater difference."""
 
-SHAPE_SPREAD = 0.1
-"""How far, relative to the length, a camera's motion may be off in anything but all lengths together."""
+SHAPE_SPREAD, SHAPE_LEAST = 0.1, 0.3
+"""How far a camera's motion may be off in anything but all lengths together: relative to the length, and in pixels."""
 
 TRIED, EXPLAINED = 6, 0.5
 """Starts of a camera's motion that are improved, and the mean cost of the windows, relative to that of an outlier, at
@@ -299,7 +299,7 @@ def refine_camera(
             continue
         tried.append((i, j))
         start = starts[i] * np.exp(LOG_SCALES[j])
-        stiffness = rows.T @ rows / (1 + SHAPE_SPREAD**2 * np.square(design @ start).sum(-1).mean())
+        stiffness = rows.T @ rows / (SHAPE_LEAST**2 + SHAPE_SPREAD**2 * np.square(design @ start).sum(-1).mean())
         found = descend(evidence, lambda p: (design @ p, design), start, stiffness, exponent, best)
         answers.append(replace(found, penalty=found.penalty + float(prior[j])))
         best = torch.maximum(best, found.best)
