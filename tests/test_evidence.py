@@ -12,7 +12,7 @@ from ircdeblur.motion import align_sign, from_polar, to_double_angle
 from ircdeblur.nets import evidence as spectra
 from ircdeblur.nets.camera_fit import camera_model
 from ircdeblur.nets.evidence import SpectralEvidence
-from ircdeblur.nets.refine import Refined, misfit, refine_camera, refine_local, smoothest_labels, standing_still
+from ircdeblur.nets.refine import _vectors, misfit, refine_camera, refine_local, smoothest_labels, standing_still
 from ircdeblur.operators import MotionBlur
 
 
@@ -35,12 +35,9 @@ def uniform(shape, length, angle):
     return np.broadcast_to(from_polar(np.array(length), np.array(float(angle))), (*shape, 2))
 
 
-def test_likelihood_by_the_formula():
-    """Oracle: the model written out in NumPy, with amplitudes found by a search on a fine grid."""
-    side = 32
+def model(lattice, side, u, v, a):
+    """Rows (power, expected power of unit amplitude, noise) of each sector, written out in NumPy."""
     image = moved(uniform((side + 1, side + 1), 7.0, 30.0))
-    evidence = SpectralEvidence(image, 0.005, window=side)
-    assert evidence.shape == (1, 1)
     grey = image[0, 0].double().numpy()
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(side) / (side - 1))
     taper = np.outer(window, window)
@@ -49,25 +46,81 @@ def test_likelihood_by_the_formula():
     for gradient in (grey[:-1, 1:] - grey[:-1, :-1], grey[1:, :-1] - grey[:-1, :-1]):
         gradient = gradient - (gradient * taper).sum() / taper.sum()
         power = power + np.abs(np.fft.fft2(gradient * taper)) ** 2
-    u, v, a = 5.0, -3.0, 3.0
     sectors: dict[int, list[tuple[float, float, float]]] = {}
+    seen = used = 0
     for i, j in itertools.product(range(side), range(side // 2 + 1)):
-        fy, fx = (i if i < side // 2 else i - side) / side, j / side
+        row = i if i < side // 2 else i - side
+        fy, fx = row / side, j / side
         radius = math.hypot(fx, fy)
         if not 2.5 / side < radius < spectra.HIGHEST or (fx == 0 and fy < 0):
             continue
+        used += 1
+        if (lattice[0] * row + lattice[1] * j) % lattice[2]:
+            continue
+        seen += 1
         gain = abs(np.exp(2j * np.pi * fx) - 1) ** 2 + abs(np.exp(2j * np.pi * fy) - 1) ** 2
         shape = gain * radius**-a * (np.sinc(fx * u + fy * v) ** 2 + spectra.FLOOR)
         sector = int(min(math.atan2(fy, fx) % math.pi / math.pi * spectra.SECTORS, spectra.SECTORS - 1))
         sectors.setdefault(sector, []).append((power[i, j], shape, 0.005**2 * gain))
+    return image, [np.array(rows).T for rows in sectors.values()], used / seen
+
+
+@pytest.mark.parametrize("lattice", [(1, 1, 1), spectra.FINE, spectra.COARSE])
+def test_likelihood_by_the_formula(lattice):
+    """Oracle: the model written out in NumPy, with amplitudes found by a search on a fine grid."""
+    u, v, a = 5.0, -3.0, 3.0
+    image, sectors, scale = model(lattice, 32, u, v, a)
+    evidence = SpectralEvidence(image, 0.005, window=32, lattice=lattice)
+    assert evidence.shape == (1, 1)
     total = 0.0
-    for rows in sectors.values():
-        p, shape, noise = np.array(rows).T
+    for p, shape, noise in sectors:
         mean = np.exp(np.linspace(-25, 5, 20001))[:, None] * shape + noise
-        total += (-np.log(mean) - p / mean).sum(1).max()
-    found = evidence.log_likelihood(torch.tensor([[u, v]]), a)
+        total += scale * (-np.log(mean) - p / mean).sum(1).max()
+    found = float(evidence.log_likelihood(torch.tensor([[u, v]]), a))
     # A few updates do not quite reach the best amplitudes: never above them, and below by less than they matter.
-    assert total - 1.0 < float(found) < total + 0.05
+    assert total - 1.0 * scale < found < total + 0.05
+
+
+def test_fewer_frequencies_of_many_windows():
+    picture = moved(uniform((330, 340), 9.0, 30.0))
+    few, many = SpectralEvidence(picture[..., :200, :], 0.005), SpectralEvidence(picture, 0.005)
+    assert len(few.x) < spectra.MANY <= len(many.x)
+    assert few.coarse is few
+    motion = torch.tensor([[4.0, 2.0]]).repeat(len(many.x), 1)
+    by_hand = SpectralEvidence(picture, 0.005, lattice=spectra.COARSE).log_likelihood(motion, 3.0)
+    torch.testing.assert_close(many.coarse.log_likelihood(motion, 3.0), by_hand)
+    # They say the same about the whole picture.
+    whole = SpectralEvidence(picture, 0.005, lattice=spectra.ALL).log_likelihood(motion, 3.0)
+    assert float(many.log_likelihood(motion, 3.0).sum()) == pytest.approx(float(whole.sum()), rel=0.01)
+
+
+def test_information_by_the_formula():
+    """Oracle: Fisher's information of all parameters by finite differences, the amplitudes' part taken out."""
+    at, side = np.array([5.0, -3.0, 3.0]), 48
+    image, sectors, scale = model(spectra.FINE, side, *at)
+    evidence = SpectralEvidence(image, 0.005, window=side, lattice=spectra.FINE)
+    amplitudes = []
+    for p, shape, noise in sectors:
+        grid = np.exp(np.linspace(-25, 5, 20001))
+        mean = grid[:, None] * shape + noise
+        amplitudes.append(grid[(-np.log(mean) - p / mean).sum(1).argmax()])
+
+    def logarithm(values):
+        rows = model(spectra.FINE, side, *values)[1]
+        return [np.log(c * shape + noise) for c, (_, shape, noise) in zip(amplitudes, rows, strict=True)]
+
+    columns = []
+    for k, step in enumerate((1e-3, 1e-3, 1e-4)):
+        ahead, behind = (logarithm(at + sign * step * np.eye(3)[k]) for sign in (1, -1))
+        columns.append([(x - y) / (2 * step) for x, y in zip(ahead, behind, strict=True)])
+    information = np.zeros((3, 3))
+    for s, (_, shape, noise) in enumerate(sectors):
+        slopes = np.stack([column[s] for column in columns])
+        own = amplitudes[s] * shape / (amplitudes[s] * shape + noise)
+        information += scale * (slopes @ slopes.T - np.outer(slopes @ own, slopes @ own) / (own @ own))
+    found = evidence.slopes(torch.from_numpy(at[None, :2]).float(), at[2])[2][0].double().numpy()
+    # The amplitudes are only nearly the best ones.
+    np.testing.assert_allclose(found, information, rtol=0.02, atol=0.02 * np.abs(information).max())
 
 
 @pytest.mark.parametrize(("length", "angle"), [(9.0, 20.0), (17.0, 100.0), (30.0, 160.0)])
@@ -88,7 +141,7 @@ def test_the_true_motion_is_likeliest(length, angle):
 def test_slopes_by_finite_differences():
     evidence = SpectralEvidence(moved(uniform((100, 150), 11.0, 40.0)), 0.005)
     motion = torch.tensor([[8.0, -6.0], [0.0, 0.0], [3.0, 9.0]]).repeat(len(evidence.x) // 3 + 1, 1)[: len(evidence.x)]
-    values, by_motion, by_exponent = evidence.slopes(motion, 3.0)
+    values, gradient, _ = evidence.slopes(motion, 3.0)
     torch.testing.assert_close(values, evidence.log_likelihood(motion, 3.0), rtol=1e-4, atol=0.05)
     step = 0.05
     for axis in (0, 1):
@@ -97,11 +150,21 @@ def test_slopes_by_finite_differences():
         behind[:, axis] -= step
         slope = (evidence.log_likelihood(ahead, 3.0) - evidence.log_likelihood(behind, 3.0)) / (2 * step)
         # The amplitudes are only nearly at their best, where they would not matter: some per cent.
-        torch.testing.assert_close(by_motion[:, axis], slope, rtol=0.1, atol=0.5)
+        torch.testing.assert_close(gradient[:, axis], slope, rtol=0.1, atol=0.5)
     slope = (evidence.log_likelihood(motion, 3.05) - evidence.log_likelihood(motion, 2.95)) / 0.1
-    torch.testing.assert_close(by_exponent, slope, rtol=0.1, atol=2.0)
-    assert by_motion.abs().max() > 5
-    assert by_exponent.abs().max() > 5
+    torch.testing.assert_close(gradient[:, 2], slope, rtol=0.1, atol=2.0)
+    assert gradient[:, :2].abs().max() > 5
+    assert gradient[:, 2].abs().max() > 5
+
+
+def test_vectors_of_double_angles_by_finite_differences():
+    double = np.array([[3.0, 4.0], [-7.0, 1.0], [0.5, -9.0], [2.0, 0.0]])
+    vectors, slopes = _vectors(double)
+    np.testing.assert_allclose(to_double_angle(vectors), double, atol=1e-12)
+    for k in (0, 1):
+        ahead, behind = (_vectors(double + sign * 1e-6 * np.eye(2)[k])[0] for sign in (1, -1))
+        np.testing.assert_allclose(slopes[..., k], (ahead - behind) / 2e-6, atol=1e-6)
+    assert np.isfinite(_vectors(np.zeros((1, 2)))[1]).all()
 
 
 def test_sampling_and_spreading():
@@ -179,7 +242,7 @@ def test_camera_refinement():
     off = np.hypot(*(align_sign(windows, design @ truth) - design @ truth).T)
     # Seven numbers from some twenty windows, each of which tells its motion to 5 %.
     assert off.mean() < 0.5
-    assert found.cost < 10 * len(evidence.x)
+    assert float(misfit(found.best - found.likelihood).sum()) + found.penalty < 10 * len(evidence.x)
 
 
 @pytest.mark.parametrize(("length", "moved"), [(0.0, False), (6.0, True), (20.0, True)])
@@ -188,8 +251,7 @@ def test_standing_still(length, moved):
     found = torch.from_numpy(
         np.broadcast_to(from_polar(np.array(max(length, 1.5)), np.array(30.0)), (len(evidence.x), 2)).copy()
     )
-    likelihood = evidence.log_likelihood(found.float(), 3.0)
-    in_focus, out_of_focus = standing_still(evidence, Refined(found.numpy(), 3.0, likelihood, 0.0, likelihood))
+    in_focus, out_of_focus = standing_still(evidence, found.float(), 3.0)
     assert (in_focus > 0.1) == moved
     assert out_of_focus > 0
 
@@ -209,6 +271,5 @@ def test_out_of_focus_is_no_motion():
     still = evidence.log_likelihood(torch.zeros(len(evidence.x), 2), 3.0)
     torch.testing.assert_close(evidence.log_likelihood_of_discs(radii[:1], 3.0)[0], still, rtol=1e-4, atol=0.1)
     found = torch.tensor([[6.0, 0.0]]).repeat(len(evidence.x), 1)
-    likelihood = evidence.log_likelihood(found, 3.0)
-    in_focus, out_of_focus = standing_still(evidence, Refined(found.numpy(), 3.0, likelihood, 0.0, likelihood))
+    in_focus, out_of_focus = standing_still(evidence, found, 3.0)
     assert out_of_focus < -0.1 < in_focus

@@ -156,7 +156,8 @@ def _alternatives(
     design = camera_model(at_x, at_y)
     camera = refine_camera(evidence, design, np.concatenate((cameras, more)), alone.exponent, alone.best)
     parameters = camera.parameters
-    in_focus, out_of_focus = standing_still(evidence, camera)
+    fields = torch.stack((torch.from_numpy(design @ parameters).to(raw), from_double_angle(refined)))
+    in_focus, out_of_focus = standing_still(evidence, fields, camera.exponent)
     short = float(wide.norm(dim=-1).median()) < SHORT
     if out_of_focus < OUT_OF_FOCUS or (short and in_focus < IN_FOCUS):
         parameters = np.zeros_like(parameters)

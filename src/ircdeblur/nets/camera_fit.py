@@ -66,45 +66,51 @@ def fit_camera(
         motion, error, x, y, weight = motion[some], error[some], x[some], y[some], weight[some]
     design = camera_model(x, y)
     chance = weight / weight.sum()
+    # What the squares of the distances and the normal equations are made of.
+    along = np.einsum("nij,ni->nj", design, motion)
+    squares = (design.transpose(0, 2, 1) @ design).reshape(-1, 36)
+    long = np.square(motion).sum(-1)
 
-    def distances(parameters: np.ndarray, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        model = np.einsum("nij,kj->kni", rows, parameters)
-        plus = np.square(model - vectors).sum(-1)
-        minus = np.square(model + vectors).sum(-1)
-        return np.sqrt(np.minimum(plus, minus))
+    def distances(parameters: np.ndarray, chosen: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return distances (k, n) of models from the vectors, and the signs of these that are nearer."""
+        dot = parameters @ along[chosen].T
+        outer = (parameters[:, :, None] * parameters[:, None]).reshape(-1, 36)
+        squared = outer @ squares[chosen].T + long[chosen] - 2 * np.abs(dot)
+        return np.sqrt(np.maximum(squared, 0.0)), np.where(dot < 0, -1.0, 1.0)
 
-    def ridge(a: np.ndarray, b: np.ndarray, amount: float) -> np.ndarray:
+    def ridge(a: np.ndarray, b: np.ndarray, amount: np.ndarray | float) -> np.ndarray:
         # Fast changes across the picture are rarer than plain shifts.
-        penalty = amount * np.array([0.0, 0.0, 1.0, 1.0, 3.0, 3.0]) + 1e-9
-        return np.linalg.solve(a + penalty * np.eye(6), b[..., None])[..., 0]
+        penalty = amount * np.diag([0.0, 0.0, 1.0, 1.0, 3.0, 3.0]) + 1e-9 * np.eye(6)
+        return np.linalg.solve(a + penalty, b[..., None])[..., 0]
 
     picks = rng.choice(len(x), size=(_STARTS, 3), p=chance)
     signs = rng.choice((-1.0, 1.0), size=(_STARTS, 3, 1))
     rows = design[picks].reshape(_STARTS, 6, 6)
     values = (motion[picks] * signs).reshape(_STARTS, 6)
-    starts = ridge(rows.transpose(0, 2, 1) @ rows, np.einsum("kij,ki->kj", rows, values), 1e-3)
+    turned = rows.transpose(0, 2, 1)
+    starts = ridge(turned @ rows, (turned @ values[..., None])[..., 0], 1e-3)
     # Plain shifts in the directions that the vectors have.
     shifts = np.zeros((16, 6))
     shifts[:, :2] = motion[rng.choice(len(x), size=16, p=chance)]
     starts = np.concatenate((starts, shifts))
     sample = rng.choice(len(x), size=min(len(x), 400), replace=False)
-    cost = (weight[sample] * np.minimum(distances(starts, design[sample], motion[sample]), 12.0)).sum(-1)
-    found: list[tuple[float, np.ndarray]] = []
-    for start in starts[np.argsort(cost)[:_REFINED]]:
-        parameters = start
-        for _ in range(_STEPS):
-            model = design @ parameters
-            signed = np.where((model * motion).sum(-1, keepdims=True) < 0, -motion, motion)
-            away = np.sqrt(np.square(model - signed).sum(-1))
-            w = weight / np.maximum(away, np.maximum(0.5, 0.5 * error))
-            a = np.einsum("n,nij,nik->jk", w, design, design)
-            b = np.einsum("n,nij,ni->j", w, design, signed)
-            parameters = ridge(a, b, 1e-3 * w.sum())
-        distance = distances(parameters[None], design, motion)[0]
-        found.append((float((weight * np.minimum(distance, 12.0)).sum()), parameters))
+    cost = np.minimum(distances(starts, sample)[0], 12.0) @ weight[sample]
+    parameters = starts[np.argsort(cost)[:_REFINED]]
+    every, least = slice(None), np.maximum(0.5, 0.5 * error)
+    for _ in range(_STEPS):
+        away, sign = distances(parameters, every)
+        w = weight / np.maximum(away, least)
+        amount = 1e-3 * w.sum(1)[:, None, None]
+        parameters = ridge((w @ squares).reshape(-1, 6, 6), (w * sign) @ along, amount)
+    cost = np.minimum(distances(parameters, every)[0], 12.0) @ weight
     distinct: list[np.ndarray] = []
-    for _, parameters in sorted(found, key=lambda pair: pair[0]):
-        model = design @ parameters
-        if all(distances(other[None], design, model)[0].mean() > 1.0 for other in distinct):
-            distinct.append(parameters)
+    for answer in parameters[np.argsort(cost)]:
+        model = design @ answer
+        if all(_apart(design @ other, model).mean() > 1.0 for other in distinct):
+            distinct.append(answer)
     return np.stack(distinct[:count])
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the distances between vectors of unknown sign."""
+    return np.sqrt(np.minimum(np.square(one - other).sum(-1), np.square(one + other).sum(-1)))

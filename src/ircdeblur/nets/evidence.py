@@ -21,7 +21,9 @@ A. Chakrabarti, T. Zickler, W. T. Freeman, "Analyzing spatially-varying blur", C
 
 from __future__ import annotations
 
+import copy
 import math
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -40,7 +42,15 @@ FLOOR = 2e-3
 """What is left of the power where the motion puts it out: the motion varies within a window."""
 
 UPDATES = 3
-"""Multiplicative updates of the amplitudes."""
+"""Updates of the amplitudes: a multiplicative one, which never overshoots, then Fisher scoring, which ends quickly."""
+
+ALL, FINE, COARSE = (1, 1, 1), (1, 1, 2), (1, 2, 4)
+"""Lattices of the frequencies that are looked at, as (a, b, c): rows i and columns j of a spectrum where a i + b j is a
+multiple of c. The taper spreads each frequency over its neighbours, so every other one, as on a chessboard, tells as
+much as all of them (99 %), and every fourth one most of it."""
+
+MANY = 32
+"""Windows from which on not all frequencies are looked at."""
 
 
 class SpectralEvidence:
@@ -56,6 +66,8 @@ class SpectralEvidence:
         Largest distance of neighbouring windows, in pixels.
     window : int
         Side of the windows; smaller pictures have smaller ones.
+    lattice : (int, int, int), optional
+        Of the frequencies, as `FINE`, which it is for `MANY` windows; likelihoods are scaled up for those left out.
 
     Attributes
     ----------
@@ -65,7 +77,14 @@ class SpectralEvidence:
         Rows and columns of windows, n in all.
     """
 
-    def __init__(self, luma: torch.Tensor, noise: float, step: int = 48, window: int = WINDOW):
+    def __init__(
+        self,
+        luma: torch.Tensor,
+        noise: float,
+        step: int = 48,
+        window: int = WINDOW,
+        lattice: tuple[int, int, int] | None = None,
+    ):
         image = luma[0, 0]
         height, width = image.shape
         side = min(window, height - 1, width - 1) // 2 * 2
@@ -91,21 +110,68 @@ class SpectralEvidence:
             return torch.view_as_real(torch.fft.rfft2((cut - mean) * taper)).square().sum(-1)
 
         dx, dy = image[:-1, 1:] - image[:-1, :-1], image[1:, :-1] - image[:-1, :-1]
-        total = power(dx) + power(dy)
+        self._side, self._sigma = side, max(noise, 1e-3)
+        self._spectra = (power(dx) + power(dy)).flatten(1).T
+        self._arrange(lattice or (ALL if len(self.x) < MANY else FINE))
 
-        fy, fx = torch.meshgrid(
-            torch.fft.fftfreq(side, device=image.device), torch.fft.rfftfreq(side, device=image.device), indexing="ij"
-        )
-        radius = torch.hypot(fy, fx)
+    @cached_property
+    def coarse(self) -> SpectralEvidence:
+        """The same windows, if they are `MANY` on the lattice `COARSE`: for comparing many motions."""
+        if len(self.x) < MANY:
+            return self
+        other = copy.copy(self)
+        other._arrange(COARSE)
+        return other
+
+    def _arrange(self, lattice: tuple[int, int, int]) -> None:
+        """Choose frequencies, and bring what belongs to them into arrays of (k, sectors, n or 1).
+
+        So sums over a sector are sums over the first axis, and amplitudes of each sector and window are broadcast over
+        it. Sectors of fewer than k frequencies end in places without gain.
+        """
+        side = self._side
+        row, column = np.meshgrid(np.arange(side) - side // 2, np.arange(side // 2 + 1), indexing="ij")
+        radius = np.hypot(row, column) / side
         # The lowest belong to the window rather than to the picture; those of fx = 0 come twice.
-        used = (radius > 2.5 / side) & (radius < HIGHEST) & ~((fx == 0) & (fy < 0))
-        sector = ((torch.atan2(fy, fx) % math.pi) / math.pi * SECTORS).long().clamp(max=SECTORS - 1)
-        self._fx, self._fy = fx[used], fy[used]
-        self._log_radius = radius[used].log()
-        gain = 4 * torch.sin(math.pi * self._fx) ** 2 + 4 * torch.sin(math.pi * self._fy) ** 2
-        self._gain, self._noise = gain, max(noise, 1e-3) ** 2 * gain
-        self._power = total[:, used]
-        self._in_sector = F.one_hot(sector[used], SECTORS).to(image)
+        used = (radius > 2.5 / side) & (radius < HIGHEST) & ~((column == 0) & (row < 0))
+        kept = used & ((lattice[0] * row + lattice[1] * column) % lattice[2] == 0)
+        row, column = row[kept], column[kept]
+        sector = np.arctan2(row, column) % math.pi / math.pi * SECTORS
+        sector = np.minimum(sector.astype(int), SECTORS - 1)
+        order = np.argsort(sector, kind="stable")
+        row, column, sector = row[order], column[order], sector[order]
+        count = np.bincount(sector, minlength=SECTORS)
+        place = (np.arange(len(sector)) - (np.cumsum(count) - count)[sector], sector)
+
+        def arranged(values: np.ndarray, empty: float = 0.0) -> torch.Tensor:
+            array = np.full((int(count.max()), SECTORS), empty, np.float32)
+            array[place] = values
+            return torch.from_numpy(array).to(self._spectra)[..., None]
+
+        fx, fy = column / side, row / side
+        gain = 4 * np.sin(math.pi * fx) ** 2 + 4 * np.sin(math.pi * fy) ** 2
+        log_radius = np.log(np.hypot(fx, fy))
+        self._gain, self._log_radius = arranged(gain), arranged(log_radius)
+        count_of_windows = self._spectra.shape[1]
+        self._noise = arranged(self._sigma**2 * gain, 1.0).expand(-1, -1, count_of_windows).contiguous()
+        self._power = torch.zeros_like(self._noise)
+        self._power[place] = self._spectra[(row % side) * (side // 2 + 1) + column]
+        # Where to look for the amplitudes first: what is above the noise, or else a little.
+        noise = arranged(self._sigma**2 * gain).sum(0)
+        self._least = torch.maximum(self._power.sum(0) - noise, 0.05 * self._power.sum(0)).clamp(min=1e-12)
+        self._weight = float(used.sum()) / len(row)
+        # What `slopes` sums over: products of the derivatives' factors, for each sector and over all.
+        x, y, r = math.pi * fx, math.pi * fy, -log_radius
+        inside = np.eye(SECTORS)[sector].T
+
+        def moments(*factors: np.ndarray) -> torch.Tensor:
+            return torch.stack([arranged(factor).flatten() for factor in factors])
+
+        self._score = moments(x, y)
+        self._radial = moments(r, *inside)
+        self._squares = moments(x * x, x * y, y * y)
+        self._mixed = moments(x * r, y * r, *(inside * x), *(inside * y))
+        self._radial_squares = moments(r * r, *(inside * r), *inside)
 
     def sample(self, planes: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
         """Return the values (C, n) at the windows' centres of planes (C, h, w) that cover the picture of a shape."""
@@ -123,22 +189,23 @@ class SpectralEvidence:
         at = torch.from_numpy(np.stack((x, y), -1)).to(values)[None]
         return F.grid_sample(values.view(1, -1, *self.shape), at, padding_mode="border", align_corners=True)[0]
 
-    def log_likelihood(self, motion: torch.Tensor, exponent: torch.Tensor | float) -> torch.Tensor:
+    def log_likelihood(self, motion: torch.Tensor, exponent: float) -> torch.Tensor:
         """Return the log-likelihood of every window, up to a constant of its own.
 
         Parameters
         ----------
         motion : (..., n, 2) tensor
             The motion of each window, in pixels.
-        exponent : float or tensor
-            By which the power of the scene falls; broadcast against ``motion[..., 0]``.
+        exponent : float
+            By which the power of the scene falls.
 
         Returns
         -------
         values : (..., n) tensor
         """
-        stripes = torch.sinc(motion[..., :1] * self._fx + motion[..., 1:] * self._fy).square()
-        return self._log_likelihood(stripes, torch.as_tensor(exponent, device=motion.device))
+        fields = motion.reshape(-1, *motion.shape[-2:])
+        found = [self._log_likelihood(_stripes(self._turns(field)), exponent) for field in fields]
+        return torch.stack(found).view(motion.shape[:-1])
 
     def log_likelihood_of_discs(self, radius: torch.Tensor, exponent: float) -> torch.Tensor:
         """Return the log-likelihood of every window if nothing moved but a lens was out of focus.
@@ -154,18 +221,26 @@ class SpectralEvidence:
         -------
         values : (k, n) tensor
         """
-        argument = (2 * math.pi * radius[:, None, None] * self._log_radius.exp()).clamp(min=1e-3)
+        argument = (2 * math.pi * self._log_radius.exp() * radius).clamp(min=1e-3)
         rings = (2 * torch.special.bessel_j1(argument) / argument).square()
-        return self._log_likelihood(rings, torch.as_tensor(exponent, device=radius.device))
+        return torch.stack([self._log_likelihood(ring, exponent) for ring in rings.split(1, -1)])
 
-    def _log_likelihood(self, blur: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
-        """Return the log-likelihood for the power (..., n or 1, frequencies) that a blur leaves."""
-        shape = self._gain * torch.exp(-self._log_radius * exponent[..., None]) * (blur + FLOOR)
-        expected = self._amplitude(shape) * shape + self._noise
-        return -(expected.log() + self._power / expected).sum(-1)
+    def _turns(self, motion: torch.Tensor) -> torch.Tensor:
+        """Return pi times the number of turns of each frequency along motions (n, 2), never 0."""
+        turns = self._score.T @ motion.T
+        return turns.add_(1e-9).view(-1, SECTORS, len(motion))
+
+    def _scene(self, exponent: float) -> torch.Tensor:
+        return self._gain * torch.exp(-exponent * self._log_radius)
+
+    def _log_likelihood(self, blur: torch.Tensor, exponent: float) -> torch.Tensor:
+        """Return the log-likelihood (n,) for the power (k, sectors, n or 1) that a blur leaves."""
+        shape = self._scene(exponent) * (blur + FLOOR)
+        expected = torch.addcmul(self._noise, self._amplitude(shape), shape)
+        return -self._weight * (expected.log() + self._power / expected).sum((0, 1))
 
     def slopes(self, motion: torch.Tensor, exponent: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the log-likelihood of every window and its derivatives.
+        """Return the log-likelihood of every window, its derivatives, and how sharp it is on average.
 
         Written out, as automatic differentiation would compute on threads of its own, against those of everything else.
 
@@ -178,30 +253,63 @@ class SpectralEvidence:
 
         Returns
         -------
-        values, by_motion, by_exponent : (n,), (n, 2), (n,) tensors
+        values : (n,) tensor
+        gradient : (n, 3) tensor
+            By u, v and the exponent.
+        information : (n, 3, 3) tensor
+            Fisher's, of these three, when the amplitudes are unknown.
         """
-        turns = motion[:, :1] * self._fx + motion[:, 1:] * self._fy
-        sinc = torch.sinc(turns)
-        # The derivative of sinc; at 0 it is 0.
-        slope = (torch.cos(math.pi * turns) - sinc) / torch.where(turns == 0, torch.ones_like(turns), turns)
-        scene = self._gain * torch.exp(-self._log_radius * exponent)
-        shape = scene * (sinc.square() + FLOOR)
-        # At the best amplitudes the derivative by them vanishes, so they count as constants.
+        turns = self._turns(motion)
+        sinc = torch.sin(turns) / turns
+        slope = (torch.cos(turns) - sinc) / turns
+        blur = sinc * sinc + FLOOR
+        shape = self._scene(exponent) * blur
         amplitude = self._amplitude(shape)
-        expected = amplitude * shape + self._noise
+        expected = torch.addcmul(self._noise, amplitude, shape)
         ratio = self._power / expected
-        by_shape = amplitude * (ratio - 1) / expected
-        by_turns = by_shape * scene * 2 * sinc * slope
-        by_motion = torch.stack((by_turns @ self._fx, by_turns @ self._fy), dim=-1)
-        return -(expected.log() + ratio).sum(-1), by_motion, -(by_shape * shape) @ self._log_radius
+        values = -self._weight * (expected.log() + ratio).sum((0, 1))
+        # The derivatives of the logarithm of the expected power: by those of the amplitudes; and by the turns.
+        by_amplitude = amplitude * shape / expected
+        by_turns = by_amplitude * (2 * sinc * slope / blur)
+        ratio -= 1
+        n = len(motion)
+
+        def total(moments: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+            return moments @ values.view(-1, n)
+
+        radial = total(self._radial, ratio * by_amplitude)
+        gradient = torch.cat((total(self._score, ratio * by_turns), radial[:1]))
+        squares = total(self._squares, by_turns * by_turns)
+        mixed = total(self._mixed, by_turns * by_amplitude)
+        radial_squares = total(self._radial_squares, by_amplitude * by_amplitude)
+        xx, xy, yy = squares
+        xr, yr, rr = mixed[0], mixed[1], radial_squares[0]
+        whole = torch.stack((xx, xy, xr, xy, yy, yr, xr, yr, rr)).view(3, 3, n)
+        # What the amplitudes could do as well tells nothing.
+        shared = torch.stack((*mixed[2:].split(SECTORS), radial_squares[1 : 1 + SECTORS]))
+        own = radial_squares[1 + SECTORS :].clamp(min=1e-6)
+        relative = shared / own
+        information = whole - (relative[:, None] * shared).sum(2)
+        # The amplitudes are only nearly the best ones, by which the derivative would vanish.
+        gradient = gradient - (relative * radial[1:]).sum(1)
+        return values, self._weight * gradient.T, self._weight * information.permute(2, 0, 1)
 
     def _amplitude(self, shape: torch.Tensor) -> torch.Tensor:
-        """Return the most likely amplitudes, (..., n, frequencies)."""
-        inside, spread = self._in_sector, self._in_sector.T
-        amplitude = ((self._power @ inside) / (shape @ inside).clamp(min=1e-20)).clamp(min=1e-12)
-        for _ in range(UPDATES):
-            expected = (amplitude @ spread) * shape + self._noise
-            ratio = shape / expected
-            factor = ((self._power / expected * ratio) @ inside) / (ratio @ inside).clamp(min=1e-20)
+        """Return the most likely amplitudes, (sectors, n)."""
+        amplitude = self._least / shape.sum(0).clamp(min=1e-20)
+        for update in range(UPDATES):
+            inverse = torch.addcmul(self._noise, amplitude, shape).reciprocal_()
+            relative = inverse * shape
+            seen = inverse.mul_(self._power).mul_(relative).sum(0)
+            expected = relative.sum(0).clamp(min=1e-20)
+            if update == 0:
+                factor = seen / expected
+            else:
+                sharp = amplitude * (relative * relative).sum(0)
+                factor = (1 + (seen - expected) / sharp.clamp(min=1e-20)).clamp(0.1, 10.0)
             amplitude = (amplitude * factor).clamp(min=1e-12)
-        return amplitude @ spread
+        return amplitude
+
+
+def _stripes(turns: torch.Tensor) -> torch.Tensor:
+    return (torch.sin(turns) / turns).square_()

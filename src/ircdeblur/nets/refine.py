@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 
 from ircdeblur.motion import from_double_angle
 from ircdeblur.nets.evidence import SpectralEvidence
@@ -27,8 +26,8 @@ LENGTH_SPREAD, TURN_SPREAD = 0.3, 12.0
 LENGTH_STEP, TURN_STEP, STEP_LIMIT = 0.08, 4.0, 8.0
 """How far its errors may differ between neighbouring windows, and the largest cost of a greater difference."""
 
-SHAPE_SPREAD = 0.1
-"""How far, relative to the length, a camera's motion may be off in anything but all lengths together."""
+SHAPE_SPREAD, SHAPE_LEAST = 0.1, 0.3
+"""How far a camera's motion may be off in anything but all lengths together: relative to the length, and in pixels."""
 
 TRIED, EXPLAINED = 6, 0.5
 """Starts of a camera's motion that are improved, and the mean cost of the windows, relative to that of an outlier, at
@@ -37,8 +36,14 @@ which one of them is good enough."""
 OUTLIER = 10.0
 """Logarithm of a likelihood ratio at which a window stops counting: something is in it that the model does not know."""
 
-GRADUATION = (60.0, OUTLIER)
+USUAL_EXPONENT = (3.0, 5.0)
+"""Exponent of most scenes' spectra, and twice the cost, for each window, of one that differs by 1."""
+
+TOLERANT = 40.0
 """The same while a motion is being improved: at first it may be so far off that all windows would be outliers."""
+
+WORTH = 0.01
+"""What a step must promise to save per window, as a logarithm of a likelihood, to be made."""
 
 
 def misfit(shortfall: torch.Tensor, limit: float = OUTLIER) -> torch.Tensor:
@@ -62,23 +67,23 @@ def smoothest_labels(unary: torch.Tensor, pairwise: torch.Tensor, sweeps: int = 
     -------
     labels : (h, w) int64 tensor
     """
+    # Labels first, so that minima over them are taken of long vectors.
+    unary = unary.permute(2, 0, 1).contiguous()
+    k, h, w = unary.shape
     # Messages into each cell from above, below, left and right.
-    messages = torch.zeros(4, *unary.shape, dtype=unary.dtype, device=unary.device)
+    messages = torch.zeros(k, 4, h, w, dtype=unary.dtype, device=unary.device)
     into = ((1, 0), (-1, 0), (0, 1), (0, -1))
     for _ in range(sweeps):
-        total = unary + messages.sum(0)
-        fresh = torch.zeros_like(messages)
+        # What a cell tells a neighbour leaves out what that neighbour has told it.
+        told = (unary + messages.sum(1))[:, None] - messages[:, [1, 0, 3, 2]]
+        told = (told.view(k, 1, -1) + pairwise[..., None]).amin(0).view_as(told)
+        told = told - told.amin(0)
+        messages = 0.5 * messages
         for i, (down, right) in enumerate(into):
-            # What a cell tells a neighbour leaves out what that neighbour has told it.
-            told = total - messages[i ^ 1]
-            told = (told[..., None, :] + pairwise).amin(-1)
-            told = told - told.amin(-1, keepdim=True)
-            h, w = unary.shape[:2]
             target = (slice(max(down, 0), h + min(down, 0)), slice(max(right, 0), w + min(right, 0)))
             source = (slice(max(-down, 0), h + min(-down, 0)), slice(max(-right, 0), w + min(-right, 0)))
-            fresh[i][target] = told[source]
-        messages = 0.5 * (messages + fresh)
-    return (unary + messages.sum(0)).argmin(-1)
+            messages[(slice(None), i, *target)] += 0.5 * told[(slice(None), i, *source)]
+    return (unary + messages.sum(1)).argmin(0)
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,8 @@ class Refined:
         Of the scene's spectrum.
     likelihood : (n,) tensor
         Logarithm, of each window.
-    cost : float
-        What was minimised.
+    penalty : float
+        Cost of its deviation from the start.
     best : (n,) tensor
         The largest likelihood of each window that was met.
     """
@@ -102,64 +107,108 @@ class Refined:
     parameters: np.ndarray
     exponent: float
     likelihood: torch.Tensor
-    cost: float
+    penalty: float
     best: torch.Tensor
 
 
 def descend(
     evidence: SpectralEvidence,
-    motion: Callable[[torch.Tensor], torch.Tensor],
+    motion: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     start: np.ndarray,
-    penalty: Callable[[torch.Tensor], torch.Tensor],
+    stiffness: np.ndarray,
     exponent: float,
     best: torch.Tensor,
     steps: int = 12,
 ) -> Refined:
-    """Improve a motion on the spectra of a picture by a quasi-Newton method.
+    """Improve a motion on the spectra of a picture by Fisher scoring, damped as Levenberg and Marquardt did.
 
     Parameters
     ----------
     evidence : SpectralEvidence
         Of the picture.
     motion : callable
-        From parameters to the motions (n, 2) of the windows, in pixels; differentiable.
+        From parameters to the motions (n, 2) of the windows, in pixels, and their derivatives (n, 2, k): by all k
+        parameters, or, if there are 2 n, by the two of each window.
     start : array
         Parameters to start from.
-    penalty : callable
-        Of a deviation of the parameters from there; differentiable.
+    stiffness : (k, k) array
+        The cost of a deviation from there is half of this quadratic form.
     exponent : float
         Of the scene's spectrum, to start from.
     best : (n,) tensor
         Likelihoods that every window can reach.
     steps : int
-        Of the method, for each value of `GRADUATION`.
+        Of the method, at most.
     """
-    origin = torch.from_numpy(start).to(best)
+    size = start.size
 
-    def cost(values: np.ndarray, limit: float) -> tuple[float, np.ndarray]:
-        deviation = torch.from_numpy(values[:-1]).to(best).view(origin.shape).requires_grad_()
-        with torch.enable_grad():
-            field, extra = motion(origin + deviation), penalty(deviation)
-        found, by_motion, by_exponent = evidence.slopes(field.detach(), float(values[-1]))
-        shortfall = best - found
-        weight = torch.exp(-shortfall.clamp(min=0) / limit)
-        (slope,) = torch.autograd.grad(
-            (field, extra), deviation, (-weight[:, None] * by_motion, torch.ones_like(extra))
+    def look(values: np.ndarray) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        """Return the likelihoods, and their derivatives and information by what each window depends on."""
+        field, jacobian = motion(start + values[:-1].reshape(start.shape))
+        found, *others = evidence.slopes(torch.from_numpy(field).to(best), float(values[-1]))
+        slope, information = (t.double().cpu().numpy() for t in others)
+        whole = np.zeros((len(field), 3, jacobian.shape[2] + 1))
+        whole[:, :2, :-1], whole[:, 2, -1] = jacobian, 1
+        turned = whole.transpose(0, 2, 1)
+        return found, (turned @ slope[..., None])[..., 0], turned @ information @ whole
+
+    def equations(
+        seen: tuple[torch.Tensor, np.ndarray, np.ndarray], values: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return gradient and curvature of the cost."""
+        found, slope, information = seen
+        weight = torch.exp((found - best).clamp(max=0) / TOLERANT).double().cpu().numpy()
+        slope, information = weight[:, None] * slope, weight[:, None, None] * information
+        own, cross, square = slope[:, :-1], information[:, :-1, -1], information[:, :-1, :-1]
+        if own.shape[1] == size:
+            own, cross, square = own.sum(0), cross.sum(0), square.sum(0)
+        else:
+            blocks, each = np.zeros((len(own), 2, len(own), 2)), np.arange(len(own))
+            blocks[each, :, each] = square
+            own, cross, square = own.ravel(), cross.ravel(), blocks.reshape(size, size)
+        gradient = np.append(stiffness @ values[:-1] - own, -slope[:, -1].sum())
+        gradient[-1] += len(best) * USUAL_EXPONENT[1] * (values[-1] - USUAL_EXPONENT[0])
+        square = np.concatenate((square + stiffness, cross[None]))
+        return gradient, np.concatenate(
+            (square, np.append(cross, information[:, -1, -1].sum() + len(best) * USUAL_EXPONENT[1])[:, None]), 1
         )
-        gradient = np.append(slope.flatten().cpu().numpy(), float(-(weight * by_exponent).sum()))
-        return float(misfit(shortfall, limit).sum() + extra.detach()), gradient.astype(np.float64)
 
-    values = np.append(np.zeros(start.size), exponent)
-    bounds = [(None, None)] * start.size + [EXPONENT_RANGE]
-    for limit in GRADUATION:
-        # A change of the cost by a thousandth moves nothing by more than a hundredth of a pixel.
-        options = {"maxiter": steps, "maxcor": 8, "ftol": 1e-3, "maxls": 5}
-        result = minimize(cost, values, limit, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        values = result.x
-    parameters = start + result.x[:-1].reshape(start.shape)
-    with torch.no_grad():
-        found = evidence.log_likelihood(motion(torch.from_numpy(parameters).to(best)), float(result.x[-1]))
-    return Refined(parameters, float(result.x[-1]), found, float(result.fun), torch.maximum(best, found))
+    def penalty(values: np.ndarray) -> float:
+        unusual = len(best) * USUAL_EXPONENT[1] * (values[-1] - USUAL_EXPONENT[0]) ** 2
+        return float(values[:-1] @ stiffness @ values[:-1] + unusual) / 2
+
+    values = np.append(np.zeros(size), exponent)
+    seen = look(values)
+    # What is reached is expected from here on: no window can outweigh the others by what it gains at once.
+    best = torch.maximum(best, seen[0])
+    cost, damping = float(misfit(best - seen[0], TOLERANT).sum()) + penalty(values), 1e-2
+    for _ in range(steps):
+        gradient, curvature = equations(seen, values)
+        curvature[np.diag_indices(size + 1)] *= 1 + damping
+        step = np.linalg.solve(curvature, -gradient)
+        if -step @ gradient < 2 * WORTH * len(best):
+            break
+        ahead = values + step
+        ahead[-1] = np.clip(ahead[-1], *EXPONENT_RANGE)
+        there = look(ahead)
+        reached = float(misfit(best - there[0], TOLERANT).sum()) + penalty(ahead)
+        if reached < cost:
+            values, seen, cost, damping = ahead, there, reached, 0.1 * damping
+        else:
+            damping *= 10
+    parameters = start + values[:-1].reshape(start.shape)
+    return Refined(parameters, float(values[-1]), seen[0], penalty(values), torch.maximum(best, seen[0]))
+
+
+def _vectors(double: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors (n, 2) of double-angle vectors (n, 2), and their derivatives (n, 2, 2)."""
+    motion = from_double_angle(double)
+    length = np.hypot(*double.T)[:, None]
+    one = np.array([1.0, 0.0])
+    along, across = (np.divide(t, length, out=np.tile(one, (len(t), 1)), where=length > 0) for t in (double, motion))
+    # The length grows along the double-angle vector; the angle by half of what that turns.
+    turned, quarter = along[:, ::-1] * (-1, 1), across[:, ::-1] * (1, -1)
+    return motion, across[:, :, None] * along[:, None] + quarter[:, :, None] * turned[:, None] / 2
 
 
 def refine_local(evidence: SpectralEvidence, double: torch.Tensor) -> Refined:
@@ -181,44 +230,42 @@ def refine_local(evidence: SpectralEvidence, double: torch.Tensor) -> Refined:
         Its parameters are double-angle vectors (n, 2).
     """
     scales = torch.from_numpy(np.exp(LOG_SCALES)).to(double)
-    with torch.no_grad():
-        straight = scales.view(-1, 1, 1) * from_double_angle(double)
-        tables = torch.stack([evidence.log_likelihood(straight, a) for a in EXPONENTS])
-        prior = 0.5 * (torch.from_numpy(LOG_SCALES).to(double) / LENGTH_SPREAD) ** 2
-        costs = misfit(tables.amax((0, 1)) - tables).sum(-1) + len(double) * prior
-        exponent = EXPONENTS[int(costs.amin(1).argmin())]
-        radians = torch.from_numpy(2 * np.deg2rad(TURNS)).to(double)
-        cos, sin = torch.cos(radians), torch.sin(radians)
-        turned = torch.stack(
-            (
-                cos[:, None] * double[:, 0] - sin[:, None] * double[:, 1],
-                sin[:, None] * double[:, 0] + cos[:, None] * double[:, 1],
-            ),
-            -1,
-        )
-        tried = scales.view(-1, 1, 1, 1) * turned
-        table = torch.stack([evidence.log_likelihood(from_double_angle(row), exponent) for row in tried])
-        best = torch.maximum(table.amax((0, 1)), tables.amax((0, 1)))
-        log_scale, turn = (t.ravel() for t in np.meshgrid(LOG_SCALES, TURNS, indexing="ij"))
-        own = torch.from_numpy((log_scale / LENGTH_SPREAD) ** 2 + (turn / TURN_SPREAD) ** 2).to(double) / 2
-        apart = np.square(np.subtract.outer(log_scale, log_scale) / LENGTH_STEP)
-        apart += np.square(np.subtract.outer(turn, turn) / TURN_STEP)
-        unary = misfit(best - table).flatten(0, 1).T + own
-        pairwise = torch.from_numpy(np.minimum(apart / 2, STEP_LIMIT)).to(double)
-        labels = smoothest_labels(unary.view(*evidence.shape, -1), pairwise).flatten()
-        start = tried.flatten(0, 1)[labels, torch.arange(len(double), device=double.device)]
+    straight = scales.view(-1, 1, 1) * from_double_angle(double)
+    tables = torch.stack([evidence.log_likelihood(straight, a) for a in EXPONENTS])
+    prior = 0.5 * (torch.from_numpy(LOG_SCALES).to(double) / LENGTH_SPREAD) ** 2
+    costs = misfit(tables.amax((0, 1)) - tables).sum(-1) + len(double) * prior
+    exponent = EXPONENTS[int(costs.amin(1).argmin())]
+    radians = torch.from_numpy(2 * np.deg2rad(TURNS)).to(double)
+    cos, sin = torch.cos(radians), torch.sin(radians)
+    turned = torch.stack(
+        (
+            cos[:, None] * double[:, 0] - sin[:, None] * double[:, 1],
+            sin[:, None] * double[:, 0] + cos[:, None] * double[:, 1],
+        ),
+        -1,
+    )
+    tried = scales.view(-1, 1, 1, 1) * turned
+    table = evidence.log_likelihood(from_double_angle(tried), exponent)
+    log_scale, turn = (t.ravel() for t in np.meshgrid(LOG_SCALES, TURNS, indexing="ij"))
+    own = torch.from_numpy((log_scale / LENGTH_SPREAD) ** 2 + (turn / TURN_SPREAD) ** 2).to(double) / 2
+    apart = np.square(np.subtract.outer(log_scale, log_scale) / LENGTH_STEP)
+    apart += np.square(np.subtract.outer(turn, turn) / TURN_STEP)
+    table, tried = table.flatten(0, 1), tried.flatten(0, 1)
+    best = torch.maximum(table.amax(0), tables.amax((0, 1)))
+    unary = misfit(best - table).T + own
+    pairwise = torch.from_numpy(np.minimum(apart / 2, STEP_LIMIT)).to(double)
+    labels = smoothest_labels(unary.view(*evidence.shape, -1), pairwise).flatten()
+    start = tried[labels, torch.arange(len(double), device=double.device)].double().cpu().numpy()
 
-    spread = 1 + (0.1 * start.norm(dim=-1)) ** 2
-    rows, columns = evidence.shape
-    stiff = (1 + (LENGTH_STEP * start.norm(dim=-1)) ** 2).view(rows, columns)
-
-    def penalty(deviation: torch.Tensor) -> torch.Tensor:
-        grid = deviation.view(rows, columns, 2)
-        down = (grid[1:] - grid[:-1]).square().sum(-1) / stiff[1:]
-        right = (grid[:, 1:] - grid[:, :-1]).square().sum(-1) / stiff[:, 1:]
-        return 0.5 * ((deviation.square().sum(-1) / spread).sum() + down.sum() + right.sum())
-
-    return descend(evidence, from_double_angle, start.double().cpu().numpy(), penalty, exponent, best)
+    squared = np.square(start).sum(-1)
+    stiffness = np.diag(1 / (1 + 0.01 * squared))
+    cell = np.arange(len(start)).reshape(evidence.shape)
+    for one, other in ((cell[:-1], cell[1:]), (cell[:, :-1], cell[:, 1:])):
+        a, b = one.ravel(), other.ravel()
+        pull = 1 / (1 + LENGTH_STEP**2 * squared[b])
+        for i, j, sign in ((a, a, 1), (b, b, 1), (a, b, -1), (b, a, -1)):
+            stiffness[i, j] += sign * pull
+    return descend(evidence, _vectors, start, np.kron(stiffness, np.eye(2)), exponent, best)
 
 
 def refine_camera(
@@ -237,15 +284,13 @@ def refine_camera(
     exponent, best
         As for `descend`.
     """
-    rows = torch.from_numpy(design).to(best)
     scales = torch.from_numpy(np.exp(LOG_SCALES)).to(best)
     prior = len(best) * (LOG_SCALES / LENGTH_SPREAD) ** 2 / 2
-    with torch.no_grad():
-        fields = [scales.view(-1, 1, 1) * (rows @ torch.from_numpy(start).to(best)) for start in starts]
-        tables = torch.stack([evidence.log_likelihood(field, exponent) for field in fields])
-    best = torch.maximum(best, tables.amax((0, 1)))
-    costs = misfit(best - tables).sum(-1).cpu().numpy() + prior
-    answers = []
+    fields = torch.from_numpy(np.einsum("nij,kj->kni", design, starts)).to(best)
+    tables = evidence.coarse.log_likelihood(scales.view(-1, 1, 1) * fields[:, None], exponent)
+    costs = misfit(tables.amax((0, 1)) - tables).sum(-1).cpu().numpy() + prior
+    rows = design.reshape(-1, design.shape[-1])
+    answers: list[Refined] = []
     tried: list[tuple[int, int]] = []
     for flat in costs.argsort(axis=None):
         i, j = (int(index) for index in np.unravel_index(flat, costs.shape))
@@ -254,17 +299,15 @@ def refine_camera(
             continue
         tried.append((i, j))
         start = starts[i] * np.exp(LOG_SCALES[j])
-        variance = 1 + SHAPE_SPREAD**2 * float(np.square(design @ start).sum(-1).mean())
-
-        def penalty(deviation: torch.Tensor, variance: float = variance) -> torch.Tensor:
-            return (rows @ deviation).square().sum() / (2 * variance)
-
-        found = descend(evidence, lambda parameters: rows @ parameters, start, penalty, exponent, best)
-        answers.append(replace(found, cost=found.cost + float(prior[j])))
-        good = float(misfit(found.best - found.likelihood).mean()) < EXPLAINED * OUTLIER
+        stiffness = rows.T @ rows / (SHAPE_LEAST**2 + SHAPE_SPREAD**2 * np.square(design @ start).sum(-1).mean())
+        found = descend(evidence, lambda p: (design @ p, design), start, stiffness, exponent, best)
+        answers.append(replace(found, penalty=found.penalty + float(prior[j])))
+        best = torch.maximum(best, found.best)
+        good = float(misfit(best - found.likelihood).mean()) < EXPLAINED * OUTLIER
         if good or len(tried) == TRIED:
             break
-    return min(answers, key=lambda answer: answer.cost)
+    answer = min(answers, key=lambda a: float(misfit(best - a.likelihood).sum()) + a.penalty)
+    return replace(answer, best=best)
 
 
 DISCS = (0.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0)
@@ -275,15 +318,17 @@ NATURAL_EXPONENTS = np.linspace(1.6, 3.8, 7)
 """Exponents of photographs that did not move; an uneven motion leaves a spectrum that falls faster, but evenly."""
 
 
-def standing_still(evidence: SpectralEvidence, moved: Refined) -> tuple[float, float]:
+def standing_still(evidence: SpectralEvidence, motion: torch.Tensor, exponent: float) -> tuple[float, float]:
     """Return how much worse than a fitted motion no motion explains a picture.
 
     Parameters
     ----------
     evidence : SpectralEvidence
         Of the picture.
-    moved : Refined
-        The motion.
+    motion : (..., n, 2) tensor
+        The motion of each window, in pixels; the first one is compared, others tell how likely a window can be.
+    exponent : float
+        Of the scene's spectrum.
 
     Returns
     -------
@@ -291,9 +336,10 @@ def standing_still(evidence: SpectralEvidence, moved: Refined) -> tuple[float, f
         Mean cost of a window, as a share of that of an outlier, more than the motion's: of no blur at all, and of a
         lens out of focus. The first is about 0 for sharp pictures, the second well below 0 for those out of focus.
     """
+    coarse = evidence.coarse
+    moved = coarse.log_likelihood(motion, exponent).view(-1, motion.shape[-2])
     radii = torch.tensor(DISCS, device=evidence.device)
-    with torch.no_grad():
-        table = torch.stack([evidence.log_likelihood_of_discs(radii, float(a)) for a in NATURAL_EXPONENTS])
-    best = torch.maximum(moved.best, table.amax((0, 1)))
-    costs = misfit(best - table).mean(-1).amin(0) - misfit(best - moved.likelihood).mean()
+    table = torch.stack([coarse.log_likelihood_of_discs(radii, float(a)) for a in NATURAL_EXPONENTS])
+    best = torch.maximum(moved.amax(0), table.amax((0, 1)))
+    costs = misfit(best - table).mean(-1).amin(0) - misfit(best - moved[0]).mean()
     return float(costs[0]) / OUTLIER, float(costs[1:].min()) / OUTLIER
