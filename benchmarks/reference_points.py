@@ -3,8 +3,8 @@
 The uniform motion is 15 px long at 30 degrees. The other one is a smooth field: lengths from 5 px at the top to 25 px
 at the bottom, angles from 20 degrees at the left to 160 degrees at the right. With ``--filters`` also a camera shake of
 up to 21 px, on which the inverse filters are compared with the plain path (the bank's, interpolated at every pixel by
-Eq. 17). PSNR without the outer 24 px. Seconds are those of `ircdeblur.deconvolve`, the operator's construction
-included, after one run to warm up.
+Eq. 17); with ``--blind`` the motion field is estimated too. PSNR without the outer 24 px. Seconds are those of
+`ircdeblur.deconvolve`, the operator's construction included, after one run to warm up.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ import ircdeblur
 from ircdeblur.data.camera import camera_shake
 from ircdeblur.experiments.report import machine
 from ircdeblur.kernels import linear_motion_kernel
+from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import from_polar
 from ircdeblur.solvers.settings import Settings
 
 NOISE = 0.004
 RIM = 24
 ROWS: dict[str, tuple[str, Settings | None]] = {
+    "irc-net": ("irc-net", None),
+    "irc-net-shrinkage": ("irc-net-shrinkage", None),
     "fft": ("fft", None),
     "irc": ("irc", None),
     "irc-mm": ("irc-mm", None),
@@ -57,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", nargs="*", choices=tuple(ROWS), default=tuple(ROWS))
     parser.add_argument("--filters", action="store_true", help="compare the inverse filters of irc too; some minutes")
+    parser.add_argument("--blind", action="store_true", help="estimate the motion field too")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     arguments = parser.parse_args()
     pictures = {name: getattr(skimage.data, name)()[..., :3] / 255.0 for name in ("astronaut", "coffee")}
@@ -97,6 +101,15 @@ def main() -> None:
                 x = run()
                 seconds = time.perf_counter() - began
                 table.setdefault(name, []).append(f"{score(x):.2f} / {seconds:.2f}")
+            if arguments.blind and "motion" in known:
+                for method in ("irc-net", "irc-mm"):
+                    ircdeblur.deblur(y, method=method)
+                    began = time.perf_counter()
+                    x, found = ircdeblur.deblur(y, method=method, return_motion=True)
+                    seconds = time.perf_counter() - began
+                    error = motion_mse(found, known["motion"])
+                    cell = f"{score(x):.2f} / {seconds:.2f} (motion MSE {error:.1f})"
+                    table.setdefault(f"{method}, blind", []).append(cell)
         print(f"| {kind} | {' | '.join(pictures)} |\n|{'---|' * (len(pictures) + 1)}")
         for name, cells in table.items():
             print(f"| {name} | {' | '.join(cells)} |", flush=True)

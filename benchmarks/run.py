@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 GROWTH = (0.2, 1.0, 4.0, 16.0)
-GROWTH_METHODS = ("irc-mm", "irc", "cg", "fft")
-QUICK_METHODS = ("irc-mm", "irc", "cg", "fft")
+GROWTH_METHODS = ("irc-net", "irc-mm", "irc", "cg", "fft")
+QUICK_METHODS = ("irc-net", "irc-mm", "irc", "cg", "fft")
 KINDS = {"uniform": "15 px at 30 degrees", "motion": "camera shake to 21 px"}
 NOISE = 0.01
 
@@ -156,9 +156,9 @@ def measure_solver(case: Case, photo: Any) -> dict[str, Any]:
     """Time a method's set-up and its iterations, on the whole picture."""
     from ircdeblur.experiments.compare import restore
     from ircdeblur.experiments.synthetic import Case as Picture
-    from ircdeblur.solvers.settings import DEFAULTS
+    from ircdeblur.solvers.settings import DEFAULTS, Settings
 
-    settings = DEFAULTS[case.method]
+    settings = DEFAULTS.get(case.method, Settings())
     small = photo[..., :128, :128]
     for image, runs, few in ((small, 1, replace(settings, iterations=1)), (photo, case.runs, settings)):
         make = make_blur(case, (image.shape[-2], image.shape[-1]))
@@ -254,7 +254,7 @@ def run(case: Case, limit: float) -> dict[str, Any]:
     if done.returncode != 0:
         # A negative code is a signal: the kernel kills what takes too much memory with number 9.
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return {"failed": "out of memory" if done.returncode == -9 else last[:80].replace("|", "/")}
+        return {"failed": "out of memory" if done.returncode == -9 else last[:240].replace("|", "/")}
     figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return figures
 
@@ -270,7 +270,7 @@ def places(quick: bool) -> list[tuple[str, int]]:
 
 def cases(quick: bool, runs: int, megapixels: float, folder: str) -> Iterator[tuple[str, Case]]:
     """Yield headings and cases."""
-    from ircdeblur.solvers.settings import METHODS
+    from ircdeblur.nets.methods import METHODS
 
     methods = QUICK_METHODS if quick else METHODS
     for device, threads in places(quick):

@@ -22,8 +22,9 @@ from ircdeblur.experiments.table3 import rim_and_interior
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.metrics import psnr
 from ircdeblur.motion import canonical
+from ircdeblur.nets.methods import METHODS
 from ircdeblur.plots import captioned, plot_quality
-from ircdeblur.solvers.settings import DEFAULTS, METHODS
+from ircdeblur.solvers.settings import DEFAULTS
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,7 +108,10 @@ def small_data(tmp_path_factory):
     for name in ("gopro-pairs/blur", "gopro-pairs/sharp", "koehler"):
         (folder / name).mkdir(parents=True)
     for name in ("gopro-pairs/blur/000", "gopro-pairs/sharp/000", "koehler/blurry_1_1", "koehler/sharp_1"):
-        skimage.io.imsave(folder / f"{name}.png", skimage.data.coffee()[100:240, 200:350])
+        photo = skimage.data.coffee()[100:240, 200:350]
+        # What equals the truth has no PSNR.
+        photo[::9] //= 2 if "blurry" in name else 1
+        skimage.io.imsave(folder / f"{name}.png", photo)
     (folder / "voc-test").mkdir()
     (folder / "levin").mkdir()
     skimage.io.imsave(folder / "voc-test" / "000.png", skimage.data.astronaut()[40:180, 150:300])

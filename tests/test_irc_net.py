@@ -14,6 +14,7 @@ from ircdeblur.data.known_blur import KnownBlurPairs, KnownBlurSettings, round_k
 from ircdeblur.data.photos import PhotosInMemory
 from ircdeblur.kernels import MotionBank, linear_motion_kernel
 from ircdeblur.motion import from_polar, to_polar
+from ircdeblur.nets import irc_net
 from ircdeblur.nets.checkpoints import load_irc_net, save_irc_net
 from ircdeblur.nets.irc_net import (
     Differences,
@@ -61,7 +62,7 @@ def test_untrained_shrinkage_net_is_the_solver(color, kind, masked):
     mask = (rand(1, 1, 60, 70, seed=5) > 0.2).float() if masked else None
     settings = Settings(prior=7.5, rho=0.01, iterations=5, steps=2, color=color, isotropic=False)
     expected = deconvolve(y, blur, 0.02, "irc", settings, mask).x
-    net = ShrinkageIRCNet(ShrinkageConfig(filters=2, size=3, color=color))
+    net = ShrinkageIRCNet(ShrinkageConfig(start=0, filters=2, size=3, color=color))
     with torch.no_grad():
         found = net(y, blur, 0.02, mask=mask)
     assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
@@ -264,7 +265,11 @@ def test_gradients_are_finite_differences(name):
         a = steps[next(place)]
         return a, data - a * self.observed.masked(self.blur.A(z)), prior - a[..., None] * self.prior(z)
 
+    first = irc_net.first_estimate
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        # The first estimate is a constant too.
+        start = first(Observation(y), MotionBlur(motion), y.new_full((1, 1, 1, 1), 0.01), error, net.config.start)
+        patch.setattr(irc_net, "first_estimate", lambda *_: start)
         patch.setattr(XLayer, "step", recorded)
         loss(motion)
         patch.setattr(XLayer, "step", replayed)
@@ -441,7 +446,7 @@ def test_training(tmp_path, prior):
     lines = (out / "log.csv").read_text().splitlines()
     assert "val_moderate_gain" in lines[0]
     assert np.isfinite(float(lines[1].split(",")[3]))
-    train_irc_net(config, tmp_path, out, resume=out / "last.ckpt", progress=False)
+    train_irc_net(config, tmp_path, out, resume=out / "last.ckpt", command="test", progress=False)
     assert len((out / "log.csv").read_text().splitlines()) > len(lines)
     other = train_irc_net(config, tmp_path, tmp_path / "next", max_time="00:00:01", weights=weights, progress=False)
     assert load_irc_net(other)[1]["started from"]["command"] == "test"

@@ -349,6 +349,19 @@ def test_uniform_blur_by_a_psf_for_each_channel():
         UniformBlur(psf).A(x[:, :1])
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_uniform_blur_by_a_psf_for_each_image(channels):
+    psf, x = random(2, channels, 3, 5), random(2, 3, 12, 10)
+    blur = UniformBlur(psf)
+    y = blur.A(x)
+    for b in range(2):
+        alone = UniformBlur(psf[b].expand(3, -1, -1))
+        torch.testing.assert_close(y[b : b + 1], alone.A(x[b : b + 1]), rtol=0, atol=1e-11)
+        torch.testing.assert_close(blur.A_adjoint(y)[b : b + 1], alone.A_adjoint(y[b : b + 1]), rtol=0, atol=1e-11)
+    with pytest.raises(ValueError, match="2 kernels cannot blur 3 images"):
+        blur.A(random(3, 3, 12, 10))
+
+
 def test_uniform_blur_of_several_sizes():
     blur = UniformBlur(random(5, 5))
     for size in [(20, 20), (31, 20), (20, 20)]:
@@ -420,7 +433,7 @@ def test_lengths_beyond_the_bank_are_reported():
     [
         (torch.ones(2, 3), ValueError, "odd sides"),
         (torch.ones(3), ValueError, "odd sides"),
-        (torch.ones(1, 1, 3, 3), ValueError, "odd sides"),
+        (torch.ones(1, 1, 1, 3, 3), ValueError, "odd sides"),
         (torch.zeros(3, 3), ValueError, "positive sum"),
         (torch.full((3, 3), math.nan), ValueError, "NaN"),
         (torch.full((3, 3), math.inf), ValueError, "NaN"),

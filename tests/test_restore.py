@@ -11,9 +11,13 @@ from ircdeblur.data.camera import camera_shake
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.metrics import motion_mse, psnr
 from ircdeblur.motion import from_double_angle
-from ircdeblur.nets.checkpoints import save_motion_net
+from ircdeblur.nets import methods
+from ircdeblur.nets.checkpoints import save_irc_net, save_motion_net
+from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, ShrinkageIRCNet
+from ircdeblur.nets.methods import METHODS
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
-from ircdeblur.solvers import METHODS
+from ircdeblur.operators import UniformBlur
+from ircdeblur.solvers.settings import Settings, unsaturated
 
 PSF = linear_motion_kernel(9, 30)
 
@@ -194,6 +198,10 @@ def test_motions_longer_than_the_network_knows_are_found_and_undone():
         (lambda i: ircdeblur.deconvolve(i), ValueError, "psf or motion"),
         (lambda i: ircdeblur.deconvolve(i, psf=PSF, motion=np.zeros((48, 48, 2))), ValueError, "not both"),
         (lambda i: ircdeblur.deconvolve(i, psf=PSF, method="magic"), ValueError, "irc, cg, fft"),
+        (lambda i: ircdeblur.deconvolve(i, psf=PSF, settings=Settings()), ValueError, "settings are for the solvers"),
+        (lambda i: ircdeblur.deconvolve(i, psf=PSF, irc_net="none"), ValueError, "file of weights"),
+        (lambda i: ircdeblur.deconvolve(i, psf=PSF, method="irc", irc_net=__file__), ValueError, "irc_net is for"),
+        (lambda i: ircdeblur.deblur(i, method="irc", irc_net=__file__), ValueError, "irc_net is for"),
         (lambda i: ircdeblur.deconvolve(i, psf=PSF, noise=-1.0), ValueError, "noise"),
         (lambda i: ircdeblur.deconvolve(i, psf=np.zeros((3, 3))), ValueError, "sums to 0"),
         (lambda i: ircdeblur.deconvolve(i, psf=-PSF), ValueError, "negative"),
@@ -258,3 +266,38 @@ def test_a_network_of_ones_own(photo, tmp_path):
         ircdeblur.deblur(photo, motion_net=3)
     with pytest.raises(ValueError, match="consolidation"):
         ircdeblur.estimate_motion(photo, consolidation="all")
+
+
+@pytest.mark.parametrize("build", [lambda: IRCNet(IRCNetConfig(stages=2, width=4)), ShrinkageIRCNet])
+def test_irc_net_of_ones_own(photo, tmp_path, build):
+    """Weights from a file, and the public function is the network on the operator of the same blur."""
+    torch.manual_seed(0)
+    net = build().eval()
+    save_irc_net(net, tmp_path / "own.safetensors")
+    image = photo[:60, :64].astype(np.float32)
+    found = ircdeblur.deconvolve(image, psf=PSF, noise=0.01, irc_net=tmp_path / "own.safetensors")
+    with torch.no_grad():
+        y = torch.from_numpy(image).permute(2, 0, 1)[None]
+        x = net(y, UniformBlur(torch.from_numpy(PSF).float()), 0.01, mask=unsaturated(y))
+    np.testing.assert_allclose(found, x[0].permute(1, 2, 0).clamp(0, 1).numpy(), atol=1e-5)
+
+
+def test_networks_are_told_how_uncertain_the_motion_is(photo, monkeypatch):
+    """`deblur` passes the expected error of the motion on, and a larger one changes the result."""
+    seen = []
+
+    def recorded(y, blur, noise, method, settings=None, mask=None, error=None, irc_net=None):
+        seen.append((method, settings, error))
+        return methods.deconvolve(y, blur, noise, method, settings, mask, error, irc_net)
+
+    motion = torch.zeros(60, 64, 2)
+    motion[..., 0] = 9.0
+    for wrong in (0.2, 2.0):
+        found = restore.MotionEstimate(motion, torch.full((60, 64), wrong), 1.0)
+        monkeypatch.setattr(restore, "_estimate", lambda *_, found=found: found)
+        monkeypatch.setattr(restore, "run_method", recorded)
+        ircdeblur.deblur(photo[:60, :64], noise=0.01)
+    assert [float(error.mean()) for _, _, error in seen] == pytest.approx([0.2 * restore.DOUBT, 2.0 * restore.DOUBT])
+    assert all(
+        method == "irc-net" and settings is None and error.shape == (1, 60, 64) for method, settings, error in seen
+    )

@@ -45,8 +45,10 @@ TRAIN_LIBRARIES = ("lightning",)
 
 
 class Method(str, Enum):
-    """Solvers on offer: `ircdeblur.solvers.settings.METHODS`, named here so that help needs no torch."""
+    """Methods on offer: `ircdeblur.nets.methods.METHODS`, named here so that help needs no torch."""
 
+    irc_net = "irc-net"
+    irc_net_shrinkage = "irc-net-shrinkage"
     irc_mm = "irc-mm"
     irc = "irc"
     cg = "cg"
@@ -70,6 +72,8 @@ class Network(str, Enum):
     """Networks that can be trained."""
 
     motion_net = "motion-net"
+    irc_net = "irc-net"
+    end_to_end = "end-to-end"
 
 
 class Severity(str, Enum):
@@ -143,7 +147,11 @@ CONSOLIDATION = Annotated[
     Consolidation,
     typer.Option("--consolidation", help="Refine its answers on the picture; fit a camera to them; or take them raw."),
 ]
-METHOD = Annotated[Method, typer.Option("--method", help="Solver.")]
+METHOD = Annotated[Method, typer.Option("--method", help="Network or solver.")]
+IRC_NET = Annotated[
+    Path | None,
+    typer.Option("--irc-net", metavar="FILE", help="Weights of the network, in place of those that came with it."),
+]
 NOISE = Annotated[
     str,
     typer.Option("--noise", metavar="auto|NUMBER", help="Standard deviation of the noise: 0.01 is 1 % of the range."),
@@ -271,7 +279,8 @@ def deblur(
     inputs: INPUTS,
     out: OUT,
     motion_out: MOTION_OUT = None,
-    method: METHOD = Method.irc_mm,
+    method: METHOD = Method.irc_net,
+    irc_net: IRC_NET = None,
     noise: NOISE = "auto",
     strength: STRENGTH = 1.0,
     motion_net: MOTION_NET = "small",
@@ -297,13 +306,15 @@ def deblur(
         from ircdeblur.motion import describe
 
         target = _device(device)
-        _require_weights(motion_net)
+        _require_motion_net(motion_net)
+        _require_method(method, irc_net)
 
         def job(photo: Photo, index: int, progress: Progress) -> Result:
             sharp, motion = restore.deblur(
                 photo.pixels,
                 return_motion=True,
                 method=method.value,
+                irc_net=irc_net,
                 noise=sigma,
                 strength=strength,
                 motion_net=motion_net,
@@ -378,7 +389,7 @@ def motion(
     from ircdeblur.motion import describe, kernel_at, summarize, to_polar
 
     target = _device(device)
-    _require_weights(motion_net)
+    _require_motion_net(motion_net)
     with report.noting(source), _progress(1, quiet) as follow:
         follow(0, source)
         field, error = restore.estimate_motion(
@@ -424,7 +435,8 @@ def deconvolve(
     motion: MOTION = None,
     length: LENGTH = None,
     angle: ANGLE = None,
-    method: METHOD = Method.irc_mm,
+    method: METHOD = Method.irc_net,
+    irc_net: IRC_NET = None,
     noise: NOISE = "auto",
     tile: TILE = "auto",
     device: DEVICE = "auto",
@@ -446,6 +458,7 @@ def deconvolve(
         from ircdeblur import restore
 
         target = _device(device)
+        _require_method(method, irc_net)
         kernel, field = _read_blur(report, psf, motion, length, angle)
         longest = _longest(field, length)
 
@@ -457,6 +470,7 @@ def deconvolve(
                     psf=kernel,
                     motion=field,
                     method=method.value,
+                    irc_net=irc_net,
                     noise=sigma,
                     tile=side,
                     device=target,
@@ -597,9 +611,13 @@ def compare(
 
 @app.command()
 def train(
-    network: Annotated[Network, typer.Argument(metavar="NETWORK", help="motion-net")],
+    network: Annotated[Network, typer.Argument(metavar="NETWORK", help="motion-net, irc-net or end-to-end")],
     config: Annotated[Path, typer.Option("--config", metavar="YAML", help="Settings of the run.")],
     data: DATA = None,
+    start: Annotated[
+        list[Path] | None,
+        typer.Option("--weights", metavar="FILE", help="Weights to start from; end-to-end takes one or two files."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="Folder of the run; runs/NETWORK if not given."),
@@ -615,7 +633,8 @@ def train(
 ) -> int:
     """Train a network.
 
-    On synthetic pairs, made from folders of sharp photographs.
+    On pairs that are made from folders of sharp photographs. irc-net is trained with known blurs, by the prior that the
+    configuration names; end-to-end fine-tunes motion-net and irc-net together, by default those of the package.
     """
     from importlib.util import find_spec
 
@@ -630,14 +649,15 @@ def train(
             ", ".join(missing),
             'pip install "ircdeblur[train]"',
         )
-    for path in filter(None, (config, resume)):
+    for path in filter(None, (config, resume, *(start or ()))):
         if not path.is_file():
             raise ImageFileError("no such file", path, "check the name")
+    if start and network is Network.motion_net:
+        raise UsageError("--weights is for irc-net and end-to-end")
 
     import yaml
 
-    from ircdeblur.training.loop import parse_time
-    from ircdeblur.training.motion_net import load_config, train_motion_net
+    from ircdeblur.training.config import parse_time
 
     if max_time is not None:
         try:
@@ -645,23 +665,24 @@ def train(
         except ValueError:
             raise UsageError(f"--max-time must be HH:MM:SS, got {max_time!r}") from None
     try:
-        settings = load_config(config)
+        fit = _trainer(network, config, start or [])
     except (ValueError, TypeError, yaml.YAMLError) as error:
         what = f"not a usable configuration ({str(error).removeprefix(f'{config}: ')})"
         raise ImageFileError(_one_line(what), config, "correct it") from error
     last = folder / "last.ckpt"
-    if resume is None and (last.exists() or (folder / f"{network.value}.safetensors").exists()):
+    if resume is None and (last.exists() or any(folder.glob("*.safetensors"))):
         raise ImageFileError("the folder holds a run already", folder, f"add --resume {last} or choose another --out")
     make_folder(folder)
 
     # What the weights remember of their making: without the places of files on this machine.
     command = ["ircdeblur", "train", network.value, "--config", str(config)]
+    for path in start or ():
+        command += ["--weights", path.name]
     command += ["--max-time", max_time] if max_time is not None else []
     try:
-        weights = train_motion_net(
-            settings,
-            data,
-            folder,
+        weights = fit(
+            data=data,
+            out=folder,
             max_time=max_time,
             resume=resume,
             command=shlex.join(command),
@@ -673,6 +694,27 @@ def train(
     if not quiet:
         _print(sys.stdout, str(weights))
     return 0
+
+
+def _trainer(network: Network, config: Path, weights: list[Path]) -> Callable[..., Path]:
+    """Return what trains a network by a configuration, started from weights."""
+    from functools import partial
+
+    if network is Network.motion_net:
+        from ircdeblur.training.motion_net import load_config, train_motion_net
+
+        return partial(train_motion_net, load_config(config))
+    if network is Network.irc_net:
+        from ircdeblur.training.irc_net import load_config as load_irc_config
+        from ircdeblur.training.irc_net import train_irc_net
+
+        if len(weights) > 1:
+            raise UsageError("irc-net starts from one file of --weights")
+        return partial(train_irc_net, load_irc_config(config), weights=weights[0] if weights else None)
+    from ircdeblur.training.end_to_end import load_config as load_joint_config
+    from ircdeblur.training.end_to_end import train_end_to_end
+
+    return partial(train_end_to_end, load_joint_config(config), weights=tuple(weights))
 
 
 @app.command()
@@ -1303,20 +1345,37 @@ def _check_number(option: str, value: float, low: float = -math.inf, high: float
         raise UsageError(f"{option} must be a number, {span}, got {value:g}")
 
 
-def _require_weights(motion_net: str) -> None:
-    """Refuse early, and once for all photographs, to work without weights."""
-    from ircdeblur.app.imagefile import ImageFileError
+def _require_motion_net(name: str) -> None:
+    """Refuse early, and once for all photographs, to look for motion without weights."""
     from ircdeblur.nets.checkpoints import MOTION_NET, load_motion_net, motion_net_path
 
-    path = motion_net_path(motion_net)
+    path = motion_net_path(name)
+    advice = "install ircdeblur again" if path.name == MOTION_NET else "check --motion-net; small is always there"
+    _require_weights(path, load_motion_net, advice, "motion-net")
+
+
+def _require_method(method: Method, weights: Path | None) -> None:
+    """Likewise, to deconvolve by a network without weights."""
+    from ircdeblur.nets.checkpoints import IRC_NETS, irc_net_path, load_irc_net
+
+    if method.value not in IRC_NETS:
+        if weights is not None:
+            raise UsageError(f"--irc-net is for the methods {' and '.join(IRC_NETS)}, not for {method.value}")
+        return
+    advice = "install ircdeblur again" if weights is None else "check --irc-net"
+    _require_weights(irc_net_path(weights or method.value), load_irc_net, advice, "irc-net")
+
+
+def _require_weights(path: Path, load: Callable[[Path], object], advice: str, network: str) -> None:
+    from ircdeblur.app.imagefile import ImageFileError
+
     if not path.is_file():
-        advice = "install ircdeblur again" if path.name == MOTION_NET else "check --motion-net; small is always there"
         raise ImageFileError("the weights are missing", path, advice)
     try:
-        load_motion_net(path)
+        load(path)
     except ValueError as error:
         what = f"not usable weights ({str(error).partition(':')[0]})"
-        raise ImageFileError(what, path, "ircdeblur train motion-net writes usable ones") from error
+        raise ImageFileError(what, path, f"ircdeblur train {network} writes usable ones") from error
 
 
 # --------------------------------------------------------------------------------------------------- messages

@@ -27,7 +27,7 @@ from ircdeblur.nets.checkpoints import (
 from ircdeblur.nets.irc_net import UnrolledNet
 from ircdeblur.operators import MotionBlur
 from ircdeblur.plots import captioned, motion_colors
-from ircdeblur.restore import BLIND_PRIOR, estimate_motion, resolve_device, restoration_weight
+from ircdeblur.restore import BLIND_PRIOR, DOUBT, estimate_motion, resolve_device, restoration_weight
 from ircdeblur.solvers.settings import DEFAULTS, deconvolve, estimate_noise, unsaturated
 
 CONSOLIDATIONS = {"refined": "picture", "raw": "none"}
@@ -288,7 +288,7 @@ def undo(
         settings = settings if known else replace(settings, prior=settings.prior * BLIND_PRIOR)
         sharp = deconvolve(y, blur, noise, method, settings, mask).x
     else:
-        sharp = net(y, blur, noise, error[None].to(y), mask)
+        sharp = net(y, blur, noise, None if known else DOUBT * error[None].to(y), mask)
     change = sharp[0].permute(1, 2, 0).cpu().numpy() - image
     return (image + weight[..., None] * change).clip(0, 1).astype(np.float32)
 

@@ -16,8 +16,10 @@ from ircdeblur.experiments.config import Block
 from ircdeblur.experiments.report import Report, cell, counted, table
 from ircdeblur.experiments.synthetic import Case
 from ircdeblur.metrics import psnr
+from ircdeblur.nets.checkpoints import IRC_NETS
+from ircdeblur.nets.methods import deconvolve
 from ircdeblur.operators import MotionBlur, UniformBlur
-from ircdeblur.solvers.settings import Settings, deconvolve
+from ircdeblur.solvers.settings import Settings
 
 WARM_UP = 128
 """Side in pixels of the crop on which each method runs once before any clock is started."""
@@ -117,7 +119,7 @@ def restore(
             paused += time.perf_counter() - now
 
     began = time.perf_counter()
-    result = deconvolve(case.blurred, make(), noise, method, settings, callback=follow)
+    result = deconvolve(case.blurred, make(), noise, method, None if method in IRC_NETS else settings, callback=follow)
     _wait(result.x)
     seconds = time.perf_counter() - began - paused
     setup = None
@@ -196,7 +198,12 @@ def settings_part(blocks: dict[str, Block], noise: float) -> str:
     """Return the settings of all rows as a part of a report in Markdown."""
     names = [f.name for f in fields(Settings)]
     body = [
-        [name, row.method, *(_short(getattr(block.resolved(name), key)) for key in names), label]
+        [
+            name,
+            row.method,
+            *("" if row.method in IRC_NETS else _short(getattr(block.resolved(name), key)) for key in names),
+            label,
+        ]
         for label, block in blocks.items()
         for name, row in block.rows.items()
     ]
@@ -206,7 +213,7 @@ def settings_part(blocks: dict[str, Block], noise: float) -> str:
             "### Settings",
             "",
             f"prior is lambda / noise^2 at noise 1 %; the noise, {noise:g}, is given. What is not set is the "
-            "method's own choice. "
+            "method's own choice, and networks have learned theirs. "
             "Defaults were chosen on validation photographs, which are none of these.",
             "",
             *table(heads, body),

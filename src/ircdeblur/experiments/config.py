@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from ircdeblur.nets.checkpoints import IRC_NETS
-from ircdeblur.solvers.settings import DEFAULTS, METHODS, Settings
+from ircdeblur.nets.methods import METHODS
+from ircdeblur.solvers.settings import DEFAULTS, Settings
 
 Config = TypeVar("Config")
 
@@ -27,7 +27,7 @@ class Row:
     Attributes
     ----------
     method : str
-        One of `ircdeblur.solvers.settings.METHODS`.
+        One of `ircdeblur.nets.methods.METHODS`; networks have no settings.
     settings : dict
         What differs from the method's own settings.
     photos : int, optional
@@ -58,9 +58,9 @@ class Block:
     differences: tuple[tuple[str, ...], ...] = ()
 
     def resolved(self, name: str) -> Settings:
-        """Return the settings of a row in full."""
+        """Return the settings of a row in full; a network takes no notice of them."""
         row = self.rows[name]
-        return replace(DEFAULTS[row.method], **{**self.settings, **row.settings})
+        return replace(DEFAULTS.get(row.method, Settings()), **{**self.settings, **row.settings})
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class BlindRow:
     Attributes
     ----------
     method : str
-        One of `ircdeblur.solvers.settings.METHODS` or of the networks `ircdeblur.nets.checkpoints.IRC_NETS`, or
+        One of `ircdeblur.nets.methods.METHODS`, or
         "direct", the network of `ircdeblur.experiments.direct_cnn`, which asks for no motion.
     motion : str
         "refined", as `ircdeblur.estimate_motion` finds it; "raw", the answers of Motion-Net as they are; "patch" or
@@ -406,7 +406,7 @@ def _check_blind(table: BlindTable) -> None:
     if min(table.photos, table.quick.photos) < 1 or table.pictured < 0:
         raise ConfigError("photos must be at least 1 and pictured at least 0")
     for name, row in table.rows.items():
-        _known(row.method, (*METHODS, *IRC_NETS, DIRECT), f"rows.{name}.method")
+        _known(row.method, (*METHODS, DIRECT), f"rows.{name}.method")
         _known(row.motion, MOTIONS, f"rows.{name}.motion")
     _check_differences(table.differences, table.rows, "differences")
     for name in table.strips:

@@ -144,6 +144,11 @@ def save_irc_net(net: UnrolledNet, path: str | Path, summary: dict[str, Any] | N
     save_weights(net, kind, asdict(net.config), path, summary, half)
 
 
+def irc_net_path(name: str | Path) -> Path:
+    """Return the file of an IRC-Net: of one of `IRC_NETS` in the package, or the path that is given."""
+    return weights_folder() / IRC_NETS[str(name)] if str(name) in IRC_NETS else Path(name)
+
+
 def load_irc_net(path: str | Path) -> tuple[UnrolledNet, dict[str, Any]]:
     """Read an IRC-Net of either kind, and the summary of its training; see `load_weights`.
 
@@ -152,7 +157,7 @@ def load_irc_net(path: str | Path) -> tuple[UnrolledNet, dict[str, Any]]:
     path : str or path
         One of `IRC_NETS`, or a file.
     """
-    path = weights_folder() / IRC_NETS[str(path)] if str(path) in IRC_NETS else Path(path)
+    path = irc_net_path(path)
     kind = network_of(path)
     if kind not in _IRC_KINDS:
         raise ValueError(f"not the weights of an IRC-Net: {path}")

@@ -27,10 +27,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ircdeblur.kernels import ANGLES, MotionBank
@@ -203,9 +204,11 @@ class Filters(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to (B, C, n, H, W)."""
-        reach = self.taps.shape[-1] // 2
+        size, reach = self.taps.shape[-1], self.taps.shape[-1] // 2
         padded = F.pad(x.flatten(0, 1)[:, None], (reach,) * 4, mode="replicate")
-        return F.conv2d(padded, self.taps).unflatten(0, x.shape[:2])
+        # The rows of the filters as channels: a convolution of one channel is not vectorised as well.
+        rows = torch.cat([padded[:, :, i : i + x.shape[-2]] for i in range(size)], 1)
+        return F.conv2d(rows, self.taps.transpose(1, 2)).unflatten(0, x.shape[:2])
 
     def adjoint(self, z: torch.Tensor) -> torch.Tensor:
         """(B, C, n, H, W) to (B, C, H, W)."""
@@ -310,6 +313,43 @@ class XLayer:
             power = _inner(az, az) + _inner(kz, weighted)
             a = (_inner(az, data) + _inner(weighted, prior)) / power.clamp(min=torch.finfo(power.dtype).tiny)
         return a, data - a * az, prior - a[..., None] * kz
+
+
+@torch.no_grad()
+def first_estimate(
+    observed: Observation, blur: Blur, noise: torch.Tensor, error: torch.Tensor | None, iterations: int
+) -> torch.Tensor:
+    """Return what the first stage starts from, (B, C, H', W'): some iterations of the solver ``irc-mm``.
+
+    Borders take several steps of a method with memory, and teach a network nothing.
+
+    Parameters
+    ----------
+    observed : Observation
+        The blurred images (B, C, H, W).
+    blur : UniformBlur or MotionBlur
+        With the boundary "extended".
+    noise : (B or 1, 1, 1, 1) tensor
+        Standard deviation.
+    error : (B or 1, H, W) tensor or None
+        Expected error of the motion in pixels, which asks for a stronger prior.
+    iterations : int
+        Their number; twice as many for a kernel, whose inverse filters carry what is wrong at the borders across the
+        whole picture.
+    """
+    settings = DEFAULTS["irc-mm"]
+    assert settings.color is not None
+    lam = settings.prior * noise**2 * (noise / UNIT_NOISE) ** -NOISE_EXPONENT
+    if error is not None:
+        lam = lam * (1 + error.flatten(1).mean(1)[:, None, None, None]) ** 0.5
+    opponent = observed.y.shape[1] == 3 and not has_channel_kernels(blur)
+    if opponent:
+        lam = lam * lam.new_tensor([1, settings.color, settings.color])[:, None, None]
+        observed = Observation(to_opponent(observed.y), observed.mask)
+    iterations = iterations * 2 if isinstance(blur, UniformBlur) else iterations
+    x = majorise_minimise(observed, blur, lam, iterations).whole
+    assert x is not None
+    return from_opponent(x) if opponent else x
 
 
 class UnrolledNet(nn.Module, ABC):
@@ -435,6 +475,34 @@ class Shrinkage(nn.Module):
         return scale * (soft + change)
 
 
+class _PiecewiseLinear(torch.autograd.Function):
+    """See `piecewise_linear`; the derivative with respect to the values is a histogram, which torch finds slowly."""
+
+    @staticmethod
+    def forward(ctx: Any, t: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        n, k = values.shape
+        place = (t.clamp(-1, 1) + 1) * (0.5 * (k - 1))
+        left = place.floor().clamp(max=k - 2)
+        index = (left + torch.arange(0, n * k, k, device=t.device, dtype=t.dtype)[:, None, None]).to(torch.int32)
+        share = place - left
+        # Value and rise of each interval lie side by side.
+        pairs = torch.stack((values, F.pad(values.diff(dim=1), (0, 1))), -1).flatten(0, 1)
+        found = F.embedding(index, pairs)
+        ctx.save_for_backward(index, share, found[..., 1] * (t.abs() < 1))
+        ctx.size = n, k
+        return torch.addcmul(found[..., 0], found[..., 1], share)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        index, share, rise = ctx.saved_tensors
+        n, k = ctx.size
+        index, right = index.flatten(), gradient * share
+        total = torch.bincount(index, (gradient - right).flatten(), n * k).view(n, k)
+        total[:, 1:] += torch.bincount(index, right.flatten(), n * k).view(n, k)[:, :-1]
+        return gradient * rise * (0.5 * (k - 1)), total.to(gradient)
+
+
 def piecewise_linear(t: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Interpolate linearly between values at -1, ..., 1, constant beyond.
 
@@ -445,14 +513,8 @@ def piecewise_linear(t: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     values : (N, K) tensor
         Of the N functions at their K equidistant points.
     """
-    n, k = values.shape
-    place = (t.clamp(-1, 1) + 1) * (0.5 * (k - 1))
-    left = place.detach().floor().clamp(max=k - 2)
-    index = (left + torch.arange(0, n * k, k, device=t.device, dtype=t.dtype)[:, None, None]).to(torch.int32)
-    # Value and rise of each interval lie side by side.
-    rise = F.pad(values.diff(dim=1), (0, 1))
-    pairs = F.embedding(index, torch.stack((values, rise), -1).flatten(0, 1))
-    return torch.addcmul(pairs[..., 0], pairs[..., 1], place - left)
+    found: torch.Tensor = _PiecewiseLinear.apply(t, values)
+    return found
 
 
 @dataclass(frozen=True)
@@ -461,16 +523,20 @@ class ShrinkageConfig:
 
     Attributes
     ----------
+    start : int
+        Iterations of the solver ``irc-mm`` that the first stage starts from; 0 for the blurred image, as in the paper.
     stages, steps : int
         N and T.
     filters, size : int
         Number and side of the prior filters.
     prior, rho : float
-        Of the solver ``irc`` that the network is before any training; see `ircdeblur.solvers.settings.Settings`.
+        Of the solver ``irc`` that the network, without a start, is before any training; see
+        `ircdeblur.solvers.settings.Settings`.
     color : float or None
         Likewise.
     """
 
+    start: int = 20
     stages: int = 5
     steps: int = 2
     filters: int = 8
@@ -525,6 +591,9 @@ class ShrinkageIRCNet(UnrolledNet):
         doubt = None if error is None else 1 + layer.extend(error[:, None])
         whole = y.new_ones(1, 1, 1, 1)
         x = layer.domain.start()
+        if c.start > 0:
+            x = first_estimate(Observation(y, mask), blur, noise_of_images(noise, y), error, c.start)
+            x = to_opponent(x) if opponent else x
         k, data = self.filters(x), layer.misfit(x)
         multipliers = torch.zeros_like(k)
         for j, shrinkage in enumerate(self.shrinkage):
@@ -560,17 +629,20 @@ class IRCNetConfig:
     blocks : (int, int, int)
         Residual blocks at half resolution, at a quarter, and at half resolution again.
     rho : float
-        Penalty at the start.
+        Penalty of the first deblurred residual, before any training: small, to show what the solver's prior holds back.
+    rho_later : float
+        Penalty of the x-updates, before any training: large, they stay near what the prior proposes.
     gain : bool
         Whether the inverse filters of motions are trained too: as many values as a fifth of the convolutions have.
     """
 
-    start: int = 12
-    stages: int = 3
+    start: int = 20
+    stages: int = 2
     steps: int = 1
-    width: int = 48
+    width: int = 32
     blocks: tuple[int, int, int] = (2, 3, 2)
-    rho: float = 0.05
+    rho: float = 0.03
+    rho_later: float = 0.5
     gain: bool = False
 
 
@@ -592,8 +664,7 @@ class Residual(nn.Module):
 class PriorStage(nn.Module):
     """The convolutional prior of one stage: from estimate and features to a change of the estimate, and features.
 
-    Half resolution and quarter resolution, two levels of a U-Net; all convolutions of the full picture's pixels are
-    done on blocks of 2 x 2.
+    Two levels of a U-Net, on blocks of 2 x 2 and of 4 x 4 pixels.
     """
 
     def __init__(self, inputs: int, config: IRCNetConfig):
@@ -619,11 +690,50 @@ class PriorStage(nn.Module):
         return self.exit(x), x
 
 
+@dataclass
+class State:
+    """What stands between two stages.
+
+    Attributes
+    ----------
+    layer : XLayer
+        Of the x-updates.
+    sigma : (B or 1, 1, 1, 1) tensor
+        Noise relative to 1 %.
+    doubt : (B or 1, 1, H', W') tensor or None
+        1 px plus the expected error of the motion.
+    maps : (B, 6, H', W') tensor
+        See `IRCNet.maps`.
+    unit : (B or 1, 1, 1, 1) tensor
+        Size of the changes that are to be expected of a prior.
+    x : (B, C, H', W') tensor
+        The estimate.
+    data : (B, C, H, W) tensor
+        What x leaves of the observation.
+    v : (B, C, H', W') tensor
+        What the last prior has proposed; before the first one it is x.
+    shown, features : tensor or None
+        What the next prior sees, and the features that go on to it.
+    """
+
+    layer: XLayer
+    sigma: torch.Tensor
+    doubt: torch.Tensor | None
+    maps: torch.Tensor
+    unit: torch.Tensor
+    x: torch.Tensor
+    data: torch.Tensor
+    v: torch.Tensor
+    shown: torch.Tensor | None = None
+    features: torch.Tensor | None = None
+
+
 class IRCNet(UnrolledNet):
     """IRC-Net with a convolutional network as prior.
 
-    In each stage the deblurred residuals of the observation and of the two differences are merged by learned weights
-    and added to x; the prior sees x and each of the three, and proposes the image v of the next stage's z_i = k_i * v.
+    A stage's prior sees x and the deblurred residuals of the observation and of the two differences, each on its own,
+    and proposes the image v of the next x-update's z_i = k_i * v. There the three are merged by learned weights. The
+    first prior sees an estimate of the solver, the last one's proposal is the result.
 
     Parameters
     ----------
@@ -643,14 +753,16 @@ class IRCNet(UnrolledNet):
         super().__init__()
         self.config = c = config or IRCNetConfig()
         self.fast = True
-        self.log_rho = nn.Parameter(torch.full((c.stages, 2), math.log(c.rho)))
+        self.log_rho = nn.Parameter(torch.full((c.stages, 2), c.rho_later).log())
+        with torch.no_grad():
+            self.log_rho[0] = math.log(c.rho)
         # How the penalty follows the noise, and the expected error of the motion.
         self.noise_exponent = nn.Parameter(torch.ones(c.stages))
         self.error_exponent = nn.Parameter(torch.ones(c.stages))
-        self.merge = nn.Parameter(torch.ones(c.stages, 3))
+        self.merge = nn.Parameter(torch.ones(c.stages - 1, 3))
         self.gain = InverseGain() if c.gain else None
-        self.observe = nn.Conv2d(4 * (3 + self.MAPS), c.width, 3, padding=1)
-        self.priors = nn.ModuleList(PriorStage(4 * (3 * 4 + self.MAPS), c) for _ in range(c.stages))
+        self.observe = nn.Conv2d(12 + self.MAPS, c.width, 3, padding=1)
+        self.priors = nn.ModuleList(PriorStage(4 * 12 + self.MAPS, c) for _ in range(c.stages))
 
     def stages(
         self,
@@ -661,52 +773,86 @@ class IRCNet(UnrolledNet):
         mask: torch.Tensor | None = None,
     ) -> Iterator[torch.Tensor]:
         """Yield the frame of the image that each stage's prior proposes; see `UnrolledNet.forward`."""
-        differences, observed = Differences(y), Observation(y, mask)
-        layer = XLayer(observed, blur, differences, self.gain)
+        state = self.start(y, blur, noise, error, mask)
+        for j in range(self.config.stages):
+            if j > 0:
+                self.update(state, j)
+            yield state.layer.domain.crop(self.propose(state, j))
+
+    def start(
+        self,
+        y: torch.Tensor,
+        blur: Blur,
+        noise: float | torch.Tensor,
+        error: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> State:
+        """Return what there is before the first prior; arguments as for `forward`."""
+        observed = Observation(y, mask)
+        layer = XLayer(observed, blur, Differences(y), self.gain)
         sigma = noise_of_images(noise, y) / UNIT_NOISE
         doubt = None if error is None else 1 + layer.extend(error[:, None])
-        x = v = self.first(observed, blur, sigma, error)
+        x = first_estimate(observed, blur, sigma * UNIT_NOISE, error, self.config.start)
         maps = self.maps(x, blur, sigma, doubt, layer)
-        data = layer.misfit(x)
-        features = self._blocks([x], maps)
-        with self._precision(y):
-            features = self.observe(features)
-        for j, propose in enumerate(self.priors):
-            local = None if doubt is None else doubt ** self.error_exponent[j]
-            layer.set_penalties(self.log_rho[j].exp()[None], sigma ** self.noise_exponent[j], local)
-            prior = differences(v - x)
-            for _ in range(self.config.steps):
-                slopes = layer.blur.A_adjoint(data), *(differences.adjoint_of(layer.rho * prior, i) for i in (0, 1))
-                parts = [layer.inverse(slope) for slope in slopes]
-                direction = sum(weight * part for weight, part in zip(self.merge[j], parts, strict=True))
-                assert isinstance(direction, torch.Tensor)
-                a, data, prior = layer.step(direction, data, prior)
-                x = x + a * direction
-            with self._precision(y):
-                change, features = propose(self._blocks([x, *(SHOWN * part for part in parts)], maps), features)
-            change = F.pixel_shuffle(change.to(x), 2)[..., : x.shape[-2], : x.shape[-1]]
-            v = x + (change if x.shape[1] == 3 else change.mean(1, keepdim=True))
-            yield layer.domain.crop(v)
+        state = State(layer, sigma, doubt, maps, UNIT_CHANGE * sigma**0.5, x, layer.misfit(x), x)
+        self._set_penalties(state, 0)
+        left = layer.inverse(layer.blur.A_adjoint(state.data))
+        state.shown = self._blocks(state, x, [left, *[torch.zeros_like(left)] * 2])
+        return state
 
-    @torch.no_grad()
-    def first(self, observed: Observation, blur: Blur, sigma: torch.Tensor, error: torch.Tensor | None) -> torch.Tensor:
-        """Return what the first stage starts from, (B, C, H', W'): some iterations of the solver ``irc-mm``.
+    def update(self, state: State, j: int) -> None:
+        """Do the x-update before the prior of a stage j >= 1."""
+        layer = state.layer
+        self._set_penalties(state, j)
+        prior = layer.prior(state.v - state.x)
+        for _ in range(self.config.steps):
+            parts = self._deblurred(layer, state.data, prior)
+            direction = sum(weight * part for weight, part in zip(self.merge[j - 1], parts, strict=True))
+            assert isinstance(direction, torch.Tensor)
+            a, state.data, prior = layer.step(direction, state.data, prior)
+            state.x = state.x + a * direction
+        state.shown = self._blocks(state, state.x, parts)
 
-        Borders take several steps of a method with memory, and teach a network nothing.
-        """
-        settings = DEFAULTS["irc-mm"]
-        assert settings.color is not None
-        noise = sigma * UNIT_NOISE
-        lam = settings.prior * noise**2 * sigma**-NOISE_EXPONENT
-        if error is not None:
-            lam = lam * (1 + error.flatten(1).mean(1)[:, None, None, None]) ** 0.5
-        opponent = observed.y.shape[1] == 3 and not has_channel_kernels(blur)
-        if opponent:
-            lam = lam * lam.new_tensor([1, settings.color, settings.color])[:, None, None]
-            observed = Observation(to_opponent(observed.y), observed.mask)
-        x = majorise_minimise(observed, blur, lam, self.config.start).whole
-        assert x is not None
-        return from_opponent(x) if opponent else x
+    def propose(self, state: State, j: int) -> torch.Tensor:
+        """Return the image (B, C, H', W') that the prior of a stage proposes."""
+        if j == 0:
+            state.features = self._observe(state)
+        x = state.x
+        with self._precision(x):
+            change, state.features = self.priors[j](state.shown, state.features)
+        change = from_bands(change.to(x))[..., : x.shape[-2], : x.shape[-1]] * state.unit
+        state.v = x + (change if x.shape[1] == 3 else change.mean(1, keepdim=True))
+        return state.v
+
+    def copy_first_prior(self) -> None:
+        """Let all priors start from the first one's weights, and change next to nothing."""
+        first = self.priors[0]
+        with torch.no_grad():
+            for other in list(self.priors)[1:]:
+                other.load_state_dict(first.state_dict())
+                assert isinstance(other, PriorStage)
+                other.exit.weight.mul_(0.1)
+                assert other.exit.bias is not None
+                other.exit.bias.zero_()
+
+    @staticmethod
+    def _deblurred(layer: XLayer, data: torch.Tensor, prior: torch.Tensor) -> list[torch.Tensor]:
+        """Return d_0 * r_0, d_1 * r_1 and d_2 * r_2, each (B, C, H', W'); see `XLayer.compensation`."""
+        assert isinstance(layer.prior, Differences)
+        weighted = layer.rho * prior
+        slopes = layer.blur.A_adjoint(data), *(layer.prior.adjoint_of(weighted, i) for i in (0, 1))
+        return [layer.inverse(slope) for slope in slopes]
+
+    def _observe(self, state: State) -> torch.Tensor:
+        """Return the first features, from the blurred image."""
+        blurred = state.layer.extend(state.layer.observed.y)
+        with self._precision(blurred):
+            features: torch.Tensor = self.observe(self._blocks(state, blurred, []))
+        return features
+
+    def _set_penalties(self, state: State, j: int) -> None:
+        local = None if state.doubt is None else state.doubt ** self.error_exponent[j]
+        state.layer.set_penalties(self.log_rho[j].exp()[None], state.sigma ** self.noise_exponent[j], local)
 
     def maps(
         self, v: torch.Tensor, blur: Blur, sigma: torch.Tensor, doubt: torch.Tensor | None, layer: XLayer
@@ -735,20 +881,44 @@ class IRCNet(UnrolledNet):
         )
         return torch.cat(planes, 1)
 
-    def _blocks(self, images: list[torch.Tensor], maps: torch.Tensor) -> torch.Tensor:
-        """Return images (B, 1 or 3, H', W') and maps as blocks of 2 x 2 pixels, the sides even numbers of blocks."""
-        planes = torch.cat((*(i.expand(-1, 3, -1, -1) for i in images), maps), 1)
-        after = [-n % 4 for n in planes.shape[-2:]]
-        planes = F.pad(planes, (0, after[1], 0, after[0]), mode="replicate")
-        return F.pixel_unshuffle(planes, 2).contiguous(memory_format=torch.channels_last)
+    @staticmethod
+    def _blocks(state: State, x: torch.Tensor, residuals: list[torch.Tensor]) -> torch.Tensor:
+        """Return what a prior sees, in blocks of 2 x 2 pixels; the sides are even numbers of blocks.
+
+        Of the image the mean of each block as it is, and its details, like the deblurred residuals, in the units of the
+        changes that are to be expected: noise and what was lost are small against the image.
+        """
+        after = [-n % 4 for n in x.shape[-2:]]
+
+        def whole(planes: torch.Tensor) -> torch.Tensor:
+            return F.pad(planes, (0, after[1], 0, after[0]), mode="replicate")
+
+        image = to_bands(whole(x.expand(-1, 3, -1, -1)))
+        parts = [image[:, :3] - 1, image[:, 3:] / state.unit]
+        parts += [to_bands(whole(r.expand(-1, 3, -1, -1))) / state.unit for r in residuals]
+        parts.append(F.avg_pool2d(whole(state.maps), 2))
+        return torch.cat(parts, 1).contiguous(memory_format=torch.channels_last)
 
     def _precision(self, y: torch.Tensor) -> torch.autocast:
         """Return the context in which the convolutions are computed."""
         return torch.autocast(y.device.type, torch.bfloat16, enabled=self.fast and has_fast_bfloat16(y.device))
 
 
-SHOWN = 4.0
-"""Factor of the deblurred residuals that the prior is shown: they are small against the image."""
+UNIT_CHANGE = 0.02
+"""Size of the changes that a prior makes at a noise of 1 %."""
+
+
+def to_bands(x: torch.Tensor) -> torch.Tensor:
+    """Return the Haar wavelets of blocks of 2 x 2 pixels: (B, 3, H, W) to (B, 12, H / 2, W / 2), the means first."""
+    a, b, c, d = x[..., ::2, ::2], x[..., ::2, 1::2], x[..., 1::2, ::2], x[..., 1::2, 1::2]
+    return 0.5 * torch.cat((a + b + c + d, a - b + c - d, a + b - c - d, a - b - c + d), 1)
+
+
+def from_bands(bands: torch.Tensor) -> torch.Tensor:
+    """Return the images of `to_bands`, its inverse and transpose."""
+    m, h, v, d = bands.chunk(4, 1)
+    corners = torch.stack((m + h + v + d, m - h + v - d, m + h - v - d, m - h - v + d), 2)
+    return 0.5 * F.pixel_shuffle(corners.flatten(1, 2), 2)
 
 
 def extent_of_kernel(psf: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

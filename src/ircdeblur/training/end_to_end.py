@@ -29,7 +29,7 @@ from ircdeblur.nets.joint import JointNet
 from ircdeblur.operators import MotionBlur
 from ircdeblur.solvers.settings import estimate_noise
 from ircdeblur.training.config import parse_time, read_config
-from ircdeblur.training.irc_net import psnr_loss
+from ircdeblur.training.irc_net import distance
 from ircdeblur.training.loop import run, steps_of
 from ircdeblur.training.motion_net import SEVERITIES, MixedPairs, motion_loss
 
@@ -96,7 +96,7 @@ def joint_loss(earlier: float, motion: float) -> Callable[[JointNet, Pairs], tor
 
     def loss(net: JointNet, batch: Pairs) -> torch.Tensor:
         frames = net.estimates(batch.blurred, noise_of_each(batch.blurred))
-        return psnr_loss(frames, batch.sharp, earlier) + motion * motion_loss(net.motion_net, batch)
+        return distance(frames, batch.sharp, earlier) + motion * motion_loss(net.motion_net, batch)
 
     return loss
 

@@ -7,7 +7,6 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import lightning
 import numpy as np
 import torch
 
@@ -128,7 +127,7 @@ def train(
     weights : path
         The safetensors file.
     """
-    lightning.seed_everything(config.seed, verbose=False)
+    torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = DirectNet(config.network)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

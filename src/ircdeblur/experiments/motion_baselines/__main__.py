@@ -12,7 +12,8 @@ import torch
 from ircdeblur.experiments.motion_baselines import NETWORKS, save, weights_path
 from ircdeblur.experiments.motion_baselines.fcn import FcnNet, fcn_loss
 from ircdeblur.experiments.motion_baselines.patch import PatchNet, PatchNetConfig, patch_loss
-from ircdeblur.training.loop import Loss, parse_time
+from ircdeblur.training.config import parse_time
+from ircdeblur.training.loop import Loss
 from ircdeblur.training.motion_net import TrainingConfig, fit, load_config
 
 
