@@ -433,7 +433,7 @@ def test_training(tmp_path, prior):
 
     write_photos(tmp_path)
     (tmp_path / "c.yaml").write_text(
-        f"prior: {prior}\ntrain_time: '00:00:04'\nfolders: [train]\nvalidate_every: 2\n"
+        f"prior: {prior}\ntrain_time: '00:00:03'\nfolders: [train]\nvalidate_every: 2\nvalidation_pictures: 2\n"
         "pairs: {crop: 32, batch: 2, max_length: 10.0, wrong: 0.5, saturated: 0.5}\n"
         "cnn: {stages: 2, width: 4, blocks: [1, 1, 1]}\nshrinkage: {stages: 2, filters: 2, size: 3}\n"
     )
@@ -463,7 +463,7 @@ def test_end_to_end_training(tmp_path):
     save_motion_net(motion_net, tmp_path / "m.safetensors")
     save_irc_net(IRCNet(SMALL), tmp_path / "i.safetensors")
     (tmp_path / "c.yaml").write_text(
-        "train_time: '00:00:03'\nfolders: [train]\nvalidate_every: 2\npairs: {crop: 32, batch: 2, max_length: 10.0}\n"
+        "train_time: '00:00:03'\nfolders: [train]\nvalidate_every: 2\nvalidation_pictures: 2\npairs: {crop: 32, batch: 2, max_length: 10.0}\n"
     )
     out = tmp_path / "run"
     files = (tmp_path / "m.safetensors", tmp_path / "i.safetensors")

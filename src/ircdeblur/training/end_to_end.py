@@ -42,6 +42,8 @@ class EndToEndConfig:
     ----------
     seed, train_time, folders, validation, learning_rate, weight_decay, average, validate_every
         As for `ircdeblur.training.irc_net.IRCTrainingConfig`.
+    validation_pictures : int
+        Number of them.
     earlier : float
         Weight in the loss of each stage's estimate but the last one's.
     motion : float
@@ -64,6 +66,7 @@ class EndToEndConfig:
     weight_decay: float = 0.0
     average: float = 0.99
     validate_every: int = 50
+    validation_pictures: int = 6
     earlier: float = 0.05
     motion: float = 0.05
     train_irc_net: bool = True
@@ -194,7 +197,7 @@ def train_end_to_end(
         save_joint,
         config,
         pairs,
-        BlindPictures(data / config.validation),
+        BlindPictures(data / config.validation, config.validation_pictures),
         out / f"{name}.safetensors",
         summary,
         max_time,

@@ -50,6 +50,8 @@ class IRCTrainingConfig:
         Decay per step of the running average of the weights that is validated and shipped.
     validate_every : int
         Steps between validations.
+    validation_pictures : int
+        Number of them, of three kinds; see `KnownPictures`.
     earlier : float
         Weight in the loss of each stage's estimate but the last one's.
     replay : int
@@ -74,6 +76,7 @@ class IRCTrainingConfig:
     weight_decay: float = 0.0
     average: float = 0.99
     validate_every: int = 250
+    validation_pictures: int = 9
     earlier: float = 0.1
     replay: int = 0
     stage: int = 0
@@ -215,20 +218,20 @@ class KnownPictures:
     ----------
     folder : path
         Of the photographs.
+    count : int
+        Number of pictures.
     stage : int
         The stage whose estimate counts.
-    count : int
-        Pictures of each kind.
     seed : int
         Of blur and noise.
     """
 
-    def __init__(self, folder: Path, stage: int = -1, count: int = 3, seed: int = 99):
+    def __init__(self, folder: Path, count: int = 9, stage: int = -1, seed: int = 99):
         self.stage = stage
         self.items: list[tuple[str, torch.Tensor, torch.Tensor, UniformBlur | MotionBlur, float, float]] = []
         paths = list_photos(folder)
         margin = 18
-        for i, kind in enumerate(("moderate", "severe", "uniform") * count):
+        for i, kind in enumerate(itertools.islice(itertools.cycle(("moderate", "severe", "uniform")), count)):
             photo = torch.from_numpy(load_photo(paths[-1 - i % len(paths)])).permute(2, 0, 1)[None].float() / 255
             rng = np.random.default_rng([seed, i])
             shape = (photo.shape[-2] - 2 * margin, photo.shape[-1] - 2 * margin)
@@ -336,7 +339,7 @@ def train_irc_net(
         save,
         config,
         batches,
-        KnownPictures(data / config.validation, config.stage if config.replay > 0 else -1),
+        KnownPictures(data / config.validation, config.validation_pictures, config.stage if config.replay > 0 else -1),
         out / f"{name}.safetensors",
         summary,
         max_time,
