@@ -463,7 +463,8 @@ def test_end_to_end_training(tmp_path):
     save_motion_net(motion_net, tmp_path / "m.safetensors")
     save_irc_net(IRCNet(SMALL), tmp_path / "i.safetensors")
     (tmp_path / "c.yaml").write_text(
-        "train_time: '00:00:03'\nfolders: [train]\nvalidate_every: 2\nvalidation_pictures: 2\npairs: {crop: 32, batch: 2, max_length: 10.0}\n"
+        "train_time: '00:00:03'\nfolders: [train]\nvalidate_every: 2\nvalidation_pictures: 2\n"
+        "pairs: {crop: 32, batch: 2, max_length: 10.0}\n"
     )
     out = tmp_path / "run"
     files = (tmp_path / "m.safetensors", tmp_path / "i.safetensors")
