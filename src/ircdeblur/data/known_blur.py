@@ -144,12 +144,13 @@ class KnownBlurPairs(IterableDataset):
         scale = np.exp(rng.uniform(np.log(0.1), np.log(s.max_error), s.batch)) if wrong else np.zeros(s.batch)
         true: UniformBlur | MotionBlur
         if uniform:
-            # What has no motion has no wrong motion.
-            kinds = ("bank", "line") if wrong else UNIFORM
+            # What is round has no motion that could be wrong.
+            kinds = ("bank", "line", "shake") if wrong else UNIFORM
             part = np.array([getattr(s, kind) for kind in kinds])
             chosen = [str(k) for k in rng.choice(kinds, s.batch, p=part / part.sum())]
             drawn = [self._kernel(kind, e, rng) for kind, e in zip(chosen, scale, strict=True)]
-            psf, believed = (self._stack([pair[i] for pair in drawn]) for i in (0, 1))
+            psf, believed = (self._stack([kernels[i] for kernels in drawn]) for i in (0, 1))
+            scale = np.array([kernels[2] for kernels in drawn])
             motion, true = None, UniformBlur(psf)
         else:
             part = shares[len(UNIFORM) :]
@@ -187,26 +188,30 @@ class KnownBlurPairs(IterableDataset):
             error = torch.from_numpy(stated).float().to(self.device)[:, None, None].expand(-1, s.crop, s.crop)
         return KnownBlur(blurred, sharp, sigma, believed, None if uniform else motion, error, mask)
 
-    def _kernel(self, kind: str, error: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Return a kernel and what it is believed to be."""
+    def _kernel(self, kind: str, error: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return a kernel, what it is believed to be, and the error of that in pixels.
+
+        A curved path that is not known exactly is believed to be a straight one, and its width counts as error.
+        """
         s = self.settings
-        if kind == "shake":
-            kernel = shake_kernel(float(rng.uniform(4, s.max_length)), rng)
-            return kernel, kernel
         if kind == "round":
             kernel = round_kernel(float(rng.uniform(0.5, 4.0)), rng.random() < 0.5)
-            return kernel, kernel
-        if kind == "bank":
-            motions = MotionBank().motions
-            length, angle = motions[int(rng.integers(len(motions)))]
+            return kernel, kernel, 0.0
+        wide = 0.0
+        if kind == "shake":
+            kernel = shake_kernel(float(rng.uniform(4, s.max_length)), rng)
+            length, angle, wide = straight_motion(kernel)
         else:
             length, angle = rng.uniform(1, s.max_length), rng.uniform(0, 180)
-        kernel = linear_motion_kernel(float(length), float(angle))
+            if kind == "bank":
+                motions = MotionBank().motions
+                length, angle = motions[int(rng.integers(len(motions)))]
+            kernel = linear_motion_kernel(float(length), float(angle))
         if error == 0:
-            return kernel, kernel
+            return kernel, kernel, 0.0
         moved = from_polar(torch.tensor(float(length)), torch.tensor(float(angle))).numpy()
         length, angle = to_polar(torch.from_numpy(self._clipped(moved + error * rng.standard_normal(2))))
-        return kernel, linear_motion_kernel(float(length), float(angle))
+        return kernel, linear_motion_kernel(float(length), float(angle)), float(np.hypot(error, wide / 2))
 
     def _clipped(self, motion: np.ndarray) -> np.ndarray:
         """Return motions (..., 2), those that are too long shortened."""
@@ -267,6 +272,29 @@ def shake_kernel(extent: float, rng: np.random.Generator, points: int = 400) -> 
             weight = np.abs(1 - dy - rest[:, 0]) * np.abs(1 - dx - rest[:, 1])
             np.add.at(kernel, (low[:, 0] + half + dy, low[:, 1] + half + dx), weight)
     return kernel / kernel.sum()
+
+
+def straight_motion(kernel: np.ndarray) -> tuple[float, float, float]:
+    """Return the straight motion that spreads light as a kernel does along its main axis.
+
+    Parameters
+    ----------
+    kernel : (h, w) array
+        Sum 1, its centre of gravity in the middle.
+
+    Returns
+    -------
+    length, angle : float
+        In pixels, and in degrees.
+    wide : float
+        The length across: 0 for a straight path, about the length for a round one.
+    """
+    y, x = (axis - n // 2 for axis, n in zip(np.indices(kernel.shape), kernel.shape, strict=True))
+    # The variance of a line of length l is l^2 / 12; v is counted downwards, angles are not.
+    covariance = [[(kernel * a * b).sum() for a in (x, -y)] for b in (x, -y)]
+    variances, axes = np.linalg.eigh(covariance)
+    wide, length = np.sqrt(12 * variances.clip(min=0))
+    return float(length), float(np.degrees(np.arctan2(axes[1, 1], axes[0, 1])) % 180), float(wide)
 
 
 def round_kernel(radius: float, disc: bool) -> np.ndarray:

@@ -27,7 +27,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -690,6 +690,58 @@ class PriorStage(nn.Module):
         return self.exit(x), x
 
 
+class Seen(NamedTuple):
+    """What the prior of a stage is shown of a picture, all of it (B or 1, ., H', W').
+
+    Attributes
+    ----------
+    x : tensor
+        The estimate.
+    residuals : three tensors
+        The deblurred residuals of the observation, and of the differences along rows and columns.
+    maps : tensor
+        See `IRCNet.maps`.
+    unit : (B or 1, 1, 1, 1) tensor
+        Size of the changes that are to be expected of a prior.
+    """
+
+    x: torch.Tensor
+    residuals: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    maps: torch.Tensor
+    unit: torch.Tensor
+
+    def cropped(self, rows: int, columns: int) -> Seen:
+        """Return it without so many rows above and below, and columns to the left and right."""
+        x, along, maps = (crop_rim(t, rows, columns) for t in (self.x, torch.stack(self.residuals), self.maps))
+        return Seen(x, (along[0], along[1], along[2]), maps, self.unit)
+
+    def copied(self) -> Seen:
+        """Return a copy in memory of its own."""
+        data, rows, columns = (t.clone() for t in self.residuals)
+        return Seen(self.x.clone(), (data, rows, columns), self.maps.clone(), self.unit)
+
+    def oriented(self, transpose: bool, upside_down: bool, mirror: bool) -> Seen:
+        """Return what the prior would be shown of the picture transposed, then turned upside down, then mirrored."""
+        x, maps = (orient(t, transpose, upside_down, mirror) for t in (self.x, self.maps))
+        data, rows, columns = (orient(t, transpose, upside_down, mirror) for t in self.residuals)
+        double = maps[:, 1:3]
+        # A motion of angle t has angle 90 - t in the transposed picture, and -t in a mirrored one.
+        signs = double.new_tensor([-1.0 if transpose else 1.0, -1.0 if upside_down != mirror else 1.0])
+        maps = torch.cat((maps[:, :1], double * signs[:, None, None], maps[:, 3:]), 1)
+        return Seen(x, (data, columns, rows) if transpose else (data, rows, columns), maps, self.unit)
+
+
+def crop_rim(t: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Return images (..., H, W) without so many rows above and below, and columns to the left and right."""
+    return t[..., rows : t.shape[-2] - rows, columns : t.shape[-1] - columns]
+
+
+def orient(t: torch.Tensor, transpose: bool, upside_down: bool, mirror: bool) -> torch.Tensor:
+    """Return images (..., H, W) transposed, then turned upside down, then mirrored."""
+    t = t.transpose(-1, -2) if transpose else t
+    return t.flip([dim for dim, turned in ((-2, upside_down), (-1, mirror)) if turned])
+
+
 @dataclass
 class State:
     """What stands between two stages.
@@ -702,29 +754,22 @@ class State:
         Noise relative to 1 %.
     doubt : (B or 1, 1, H', W') tensor or None
         1 px plus the expected error of the motion.
-    maps : (B, 6, H', W') tensor
-        See `IRCNet.maps`.
-    unit : (B or 1, 1, 1, 1) tensor
-        Size of the changes that are to be expected of a prior.
-    x : (B, C, H', W') tensor
-        The estimate.
+    seen : Seen
+        What the next prior is shown, the estimate x among it.
     data : (B, C, H, W) tensor
         What x leaves of the observation.
     v : (B, C, H', W') tensor
         What the last prior has proposed; before the first one it is x.
-    shown, features : tensor or None
-        What the next prior sees, and the features that go on to it.
+    features : tensor or None
+        Of the last prior.
     """
 
     layer: XLayer
     sigma: torch.Tensor
     doubt: torch.Tensor | None
-    maps: torch.Tensor
-    unit: torch.Tensor
-    x: torch.Tensor
+    seen: Seen
     data: torch.Tensor
     v: torch.Tensor
-    shown: torch.Tensor | None = None
     features: torch.Tensor | None = None
 
 
@@ -794,35 +839,54 @@ class IRCNet(UnrolledNet):
         doubt = None if error is None else 1 + layer.extend(error[:, None])
         x = first_estimate(observed, blur, sigma * UNIT_NOISE, error, self.config.start)
         maps = self.maps(x, blur, sigma, doubt, layer)
-        state = State(layer, sigma, doubt, maps, UNIT_CHANGE * sigma**0.5, x, layer.misfit(x), x)
+        data, none = layer.misfit(x), torch.zeros_like(x)
+        state = State(layer, sigma, doubt, Seen(x, (none, none, none), maps, UNIT_CHANGE * sigma**0.5), data, x)
         self._set_penalties(state, 0)
-        left = layer.inverse(layer.blur.A_adjoint(state.data))
-        state.shown = self._blocks(state, x, [left, *[torch.zeros_like(left)] * 2])
+        left = layer.inverse(layer.blur.A_adjoint(data))
+        state.seen = state.seen._replace(residuals=(left, none, none))
         return state
 
     def update(self, state: State, j: int) -> None:
         """Do the x-update before the prior of a stage j >= 1."""
-        layer = state.layer
+        layer, x = state.layer, state.seen.x
         self._set_penalties(state, j)
-        prior = layer.prior(state.v - state.x)
+        prior = layer.prior(state.v - x)
         for _ in range(self.config.steps):
             parts = self._deblurred(layer, state.data, prior)
             direction = sum(weight * part for weight, part in zip(self.merge[j - 1], parts, strict=True))
             assert isinstance(direction, torch.Tensor)
             a, state.data, prior = layer.step(direction, state.data, prior)
-            state.x = state.x + a * direction
-        state.shown = self._blocks(state, state.x, parts)
+            x = x + a * direction
+        state.seen = state.seen._replace(x=x, residuals=parts)
 
     def propose(self, state: State, j: int) -> torch.Tensor:
         """Return the image (B, C, H', W') that the prior of a stage proposes."""
-        if j == 0:
-            state.features = self._observe(state)
-        x = state.x
-        with self._precision(x):
-            change, state.features = self.priors[j](state.shown, state.features)
-        change = from_bands(change.to(x))[..., : x.shape[-2], : x.shape[-1]] * state.unit
-        state.v = x + (change if x.shape[1] == 3 else change.mean(1, keepdim=True))
+        if state.features is None:
+            state.features = self.observed(state.layer.extend(state.layer.observed.y), state.seen)
+        state.v, state.features = self.proposal(state.seen, state.features, j)
         return state.v
+
+    def observed(self, blurred: torch.Tensor, seen: Seen) -> torch.Tensor:
+        """Return the features that go to the first prior.
+
+        Parameters
+        ----------
+        blurred : (B, C, H', W') tensor
+            The blurred images, continued to the size of the estimates.
+        seen : Seen
+            What the first prior is shown.
+        """
+        with self._precision(blurred):
+            features: torch.Tensor = self.observe(self._blocks(seen, blurred, ()))
+        return features
+
+    def proposal(self, seen: Seen, features: torch.Tensor, j: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the image (B, C, H', W') that the prior of a stage proposes, and its features."""
+        x = seen.x
+        with self._precision(x):
+            change, features = self.priors[j](self._blocks(seen, x, seen.residuals), features)
+        change = from_bands(change.to(x))[..., : x.shape[-2], : x.shape[-1]] * seen.unit
+        return x + (change if x.shape[1] == 3 else change.mean(1, keepdim=True)), features
 
     def copy_first_prior(self) -> None:
         """Let all priors start from the first one's weights, and change next to nothing."""
@@ -836,19 +900,14 @@ class IRCNet(UnrolledNet):
                 other.exit.bias.zero_()
 
     @staticmethod
-    def _deblurred(layer: XLayer, data: torch.Tensor, prior: torch.Tensor) -> list[torch.Tensor]:
+    def _deblurred(
+        layer: XLayer, data: torch.Tensor, prior: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return d_0 * r_0, d_1 * r_1 and d_2 * r_2, each (B, C, H', W'); see `XLayer.compensation`."""
         assert isinstance(layer.prior, Differences)
         weighted = layer.rho * prior
-        slopes = layer.blur.A_adjoint(data), *(layer.prior.adjoint_of(weighted, i) for i in (0, 1))
-        return [layer.inverse(slope) for slope in slopes]
-
-    def _observe(self, state: State) -> torch.Tensor:
-        """Return the first features, from the blurred image."""
-        blurred = state.layer.extend(state.layer.observed.y)
-        with self._precision(blurred):
-            features: torch.Tensor = self.observe(self._blocks(state, blurred, []))
-        return features
+        rows, columns = (layer.inverse(layer.prior.adjoint_of(weighted, i)) for i in (0, 1))
+        return layer.inverse(layer.blur.A_adjoint(data)), rows, columns
 
     def _set_penalties(self, state: State, j: int) -> None:
         local = None if state.doubt is None else state.doubt ** self.error_exponent[j]
@@ -882,7 +941,7 @@ class IRCNet(UnrolledNet):
         return torch.cat(planes, 1)
 
     @staticmethod
-    def _blocks(state: State, x: torch.Tensor, residuals: list[torch.Tensor]) -> torch.Tensor:
+    def _blocks(seen: Seen, x: torch.Tensor, residuals: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return what a prior sees, in blocks of 2 x 2 pixels; the sides are even numbers of blocks.
 
         Of the image the mean of each block as it is, and its details, like the deblurred residuals, in the units of the
@@ -894,9 +953,9 @@ class IRCNet(UnrolledNet):
             return F.pad(planes, (0, after[1], 0, after[0]), mode="replicate")
 
         image = to_bands(whole(x.expand(-1, 3, -1, -1)))
-        parts = [image[:, :3] - 1, image[:, 3:] / state.unit]
-        parts += [to_bands(whole(r.expand(-1, 3, -1, -1))) / state.unit for r in residuals]
-        parts.append(F.avg_pool2d(whole(state.maps), 2))
+        parts = [image[:, :3] - 1, image[:, 3:] / seen.unit]
+        parts += [to_bands(whole(r.expand(-1, 3, -1, -1))) / seen.unit for r in residuals]
+        parts.append(F.avg_pool2d(whole(seen.maps), 2))
         return torch.cat(parts, 1).contiguous(memory_format=torch.channels_last)
 
     def _precision(self, y: torch.Tensor) -> torch.autocast:

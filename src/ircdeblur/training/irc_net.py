@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,16 @@ from ircdeblur.data.known_blur import KnownBlur, KnownBlurPairs, KnownBlurSettin
 from ircdeblur.data.photos import PhotosInMemory, list_photos, load_photo
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.nets.checkpoints import load_irc_net, save_irc_net
-from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, ShrinkageConfig, ShrinkageIRCNet, State, UnrolledNet
+from ircdeblur.nets.irc_net import (
+    IRCNet,
+    IRCNetConfig,
+    Seen,
+    ShrinkageConfig,
+    ShrinkageIRCNet,
+    UnrolledNet,
+    crop_rim,
+    orient,
+)
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.settings import deconvolve
 from ircdeblur.training.config import parse_time, read_config
@@ -127,32 +136,37 @@ ROUNDED = 1e-3
 
 
 class Prepared(NamedTuple):
-    """A batch for the prior of one stage.
+    """A batch for the prior of one stage, with a rim around the crops.
 
     Attributes
     ----------
-    blurred : (B, 3, H, W) tensor
-        The blurred crops.
-    sharp : (B, 3, H, W) tensor
-        The truth.
-    state : State
-        What the prior is given.
+    blurred, sharp : (B, 3, H', W') and (B, 3, H, W) tensors
+        The blurred crops with their rim, and the truth.
+    seen : tuple of Seen
+        What the priors of the stages are shown, up to the one that is trained.
     """
 
     blurred: torch.Tensor
     sharp: torch.Tensor
-    state: State
+    seen: tuple[Seen, ...]
+
+    def oriented(self, transpose: bool, upside_down: bool, mirror: bool) -> Prepared:
+        """Return the batch transposed, then turned upside down, then mirrored."""
+        turn = transpose, upside_down, mirror
+        return Prepared(
+            orient(self.blurred, *turn), orient(self.sharp, *turn), tuple(seen.oriented(*turn) for seen in self.seen)
+        )
 
 
 class Replay:
-    """Batches for the prior of one stage, each seen several times in random order.
+    """Batches for the prior of one stage, each seen several times, in random order and orientation.
 
     They take longer to make than to learn from.
 
     Parameters
     ----------
     net : IRCNet
-        Makes what the prior is given.
+        Makes what the priors are shown.
     stage : int
         Of the prior, from 0 on.
     pairs : iterable of KnownBlur
@@ -160,12 +174,15 @@ class Replay:
     times : int
         How often a batch is seen, on average.
     seed : int
-        Of the order.
+        Of order and orientation.
     kept : int
         Number of batches in memory.
     """
 
-    def __init__(self, net: IRCNet, stage: int, pairs: Iterable[KnownBlur], times: int, seed: int, kept: int = 32):
+    RIM = 4
+    """Pixels that are kept around a crop, as far as the estimate reaches there: its frame is what counts."""
+
+    def __init__(self, net: IRCNet, stage: int, pairs: Iterable[KnownBlur], times: int, seed: int, kept: int = 96):
         self.net, self.stage, self.pairs, self.times, self.seed, self.kept = net, stage, pairs, times, seed, kept
 
     def __iter__(self) -> Iterator[Prepared]:
@@ -174,27 +191,38 @@ class Replay:
         memory: list[Prepared] = []
         for number in itertools.count():
             if number % self.times == 0 or not memory:
-                pair = next(source)
                 if len(memory) == self.kept:
                     memory.pop(int(rng.integers(self.kept)))
-                memory.append(Prepared(pair.blurred, pair.sharp, self._prepared(pair)))
-            yield memory[int(rng.integers(len(memory)))]
+                memory.append(self.prepared(next(source)))
+            batch = memory[int(rng.integers(len(memory)))]
+            yield batch.oriented(*(bool(turned) for turned in rng.integers(2, size=3)))
 
     @torch.no_grad()
-    def _prepared(self, pair: KnownBlur) -> State:
+    def prepared(self, pair: KnownBlur) -> Prepared:
+        """Return a batch as the priors see it."""
         state = self.net.start(pair.blurred, pair.blur(), pair.noise, pair.error, pair.mask)
+        seen = [state.seen]
         for j in range(self.stage):
             self.net.propose(state, j)
             self.net.update(state, j + 1)
-        return state
+            seen.append(state.seen)
+        rim = [m - min(m, self.RIM) for m in state.layer.domain.margin]
+        blurred = crop_rim(state.layer.extend(pair.blurred), *rim)
+        return Prepared(blurred.clone(), pair.sharp, tuple(s.cropped(*rim).copied() for s in seen))
 
 
 def stage_loss(stage: int) -> Callable[[IRCNet, Prepared], torch.Tensor]:
     """Return the loss of the proposal of one stage's prior."""
 
     def loss(net: IRCNet, batch: Prepared) -> torch.Tensor:
-        v = net.propose(replace(batch.state), stage)
-        return distance([batch.state.layer.domain.crop(v)], batch.sharp, 0.0)
+        with torch.set_grad_enabled(stage == 0):
+            features = net.observed(batch.blurred, batch.seen[0])
+        with torch.no_grad():
+            for j in range(stage):
+                features = net.proposal(batch.seen[j], features, j)[1]
+        v = net.proposal(batch.seen[stage], features, stage)[0]
+        rim = [(a - b) // 2 for a, b in zip(v.shape[-2:], batch.sharp.shape[-2:], strict=True)]
+        return distance([crop_rim(v, *rim)], batch.sharp, 0.0)
 
     return loss
 
