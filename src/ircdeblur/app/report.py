@@ -1,7 +1,7 @@
 """One HTML page about a run: before and after, motion, kernels, figures, settings, versions.
 
-The page needs nothing but itself: its style, its few lines of script and its pictures are inside. It goes to a mail or an
-archive as it is, shows the pictures side by side where scripts are switched off, and names files without their
+The page needs nothing but itself: its style, its few lines of script and its pictures are inside. It goes to a mail or
+an archive as it is, shows the pictures side by side where scripts are switched off, and names files without their
 folders. The pictures are previews; the results themselves are the files that the command has written.
 """
 
