@@ -15,7 +15,14 @@ try:
 except metadata.PackageNotFoundError:
     release = "unknown"
 
-extensions = ["mathml", "myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.viewcode"]
+extensions = [
+    "mathml",
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.viewcode",
+]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "results/*.md"]
 default_role = "py:obj"
@@ -36,6 +43,7 @@ html_title = f"ircdeblur {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_sidebars = {page: [] for page in ("index", "start", "how-it-works")}
 html_theme_options = {
     "header_links_before_dropdown": 6,
     "navigation_with_keys": False,

@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -1139,7 +1139,7 @@ def _process(
 def _page(
     path: Path | None,
     command: str,
-    settings: dict[str, object],
+    settings: Mapping[str, object],
     method: Method,
     irc_net: Path | None,
     motion_net: str | None,
