@@ -12,7 +12,7 @@ help:
 	@echo "make test    run the tests (IRCDEBLUR_DATA=DIR adds those that need photographs)"
 	@echo "make check   lint, formatting, types"
 	@echo "make bench   time the solvers and the networks on this machine; BENCH=--quick: some of it, in minutes"
-	@echo "make results rebuild docs/results.md; FROM=OUT first collects the tables that were written to OUT"
+	@echo "make results rebuild docs/results.md and the figures of the README; FROM=OUT first collects the tables that were written to OUT"
 	@echo "make docs    build the documentation site in build/docs"
 	@echo "make wheel   build the wheel in dist/, install it into a fresh environment, run it there, print sizes and times"
 	@echo "make setup   only install, for development, into $(VENV)"
@@ -37,6 +37,7 @@ bench: $(VENV)/.runtime
 
 results: $(VENV)/.runtime
 	$(VENV)/bin/python -m ircdeblur.experiments.results docs/results -o docs/results.md $(if $(FROM),--collect $(FROM))
+	$(VENV)/bin/python benchmarks/readme_tables.py docs/results README.md
 
 # -W: what Sphinx warns of, a link that leads nowhere for example, is a fault.
 docs: $(VENV)/.dev

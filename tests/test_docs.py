@@ -281,6 +281,16 @@ def test_the_checks_see_a_wrong_command(line, prepared, monkeypatch, capsys):
     capsys.readouterr()
 
 
+def test_the_figures_of_the_readme_are_those_of_the_results():
+    spec = importlib.util.spec_from_file_location("readme_tables", ROOT / "benchmarks" / "readme_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert module.replaced(text, module.tables(ROOT / "docs" / "results")) == text, "make results"
+
+
 def test_links_between_pages_lead_somewhere():
     """Also those of the README, which Sphinx does not see; it checks the others once more, with their anchors."""
     for page in PAGES:
@@ -310,4 +320,3 @@ def test_the_site_builds_without_a_warning_and_needs_nothing_else(tmp_path, monk
     mathematics = (out / "how-it-works.html").read_text(encoding="utf-8")
     assert mathematics.count("<math ") > 20
     assert "\\lambda" not in mathematics
-    assert "mathjax" not in mathematics.lower()
