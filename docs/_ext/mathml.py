@@ -33,7 +33,7 @@ def visit_inline(self: Any, node: nodes.math) -> None:
 
 def visit_display(self: Any, node: nodes.math_block) -> None:
     """Write a formula on lines of its own."""
-    self.body.append(f'<div class="math">{convert(node.astext(), block=True)}</div>')
+    self.body.append(f'<div class="formula">{convert(node.astext(), block=True)}</div>')
     raise nodes.SkipNode
 
 
