@@ -168,6 +168,21 @@ def test_blind_leaves_still_and_doubtful_pictures_alone(photo, monkeypatch):
             assert psnr(sharp, blurred) > 45
 
 
+def test_the_expected_error_of_the_motion_comes_with_the_result(photo):
+    """What `estimate_motion` says of the same picture, and last whatever else is returned, as the image came."""
+    blurred = ircdeblur.blur(photo[:96, :96], psf=PSF, noise=0.005, seed=0)
+    motion, error = ircdeblur.estimate_motion(blurred, return_error=True)
+    sharp, *rest = ircdeblur.deblur(blurred, return_motion=True, return_error=True)
+    np.testing.assert_array_equal(rest[0], motion)
+    np.testing.assert_array_equal(rest[1], error)
+    batch = torch.from_numpy(np.stack([blurred, blurred])).permute(0, 3, 1, 2)
+    restored, errors = ircdeblur.deblur(batch, return_error=True)
+    assert restored.shape == batch.shape
+    # The same but for the rounding of float32 against float64 input.
+    np.testing.assert_allclose(errors.numpy(), np.stack([error, error]), rtol=1e-3)
+    np.testing.assert_allclose(restored[1].permute(1, 2, 0).numpy(), sharp, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_trained_weights_see_the_motion_and_undo_it():
     """The main job, on a photograph that no training has seen."""

@@ -417,17 +417,17 @@ def restoration_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tenso
 
 def _deblur(
     x: torch.Tensor, how: _How, strength: float, motion_net: str, consolidation: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the restored (1, C, H, W) and its motion (H, W, 2)."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the restored (1, C, H, W), its motion (H, W, 2) and the expected error of that (H, W)."""
     found = _estimate(x, how.tile, motion_net, consolidation)
     weight = strength * restoration_weight(to_polar(found.motion)[0], found.error)
     if float(weight.max()) <= 0.0:
-        return x, found.motion
+        return x, found.motion, found.error
     settings = DEFAULTS.get(how.method)
     if settings is not None:
         settings = dataclasses.replace(settings, prior=settings.prior * BLIND_PRIOR)
     sharp = _restore(x, None, found.motion, how, settings, DOUBT * found.error)
-    return x + weight * (sharp - x), found.motion
+    return x + weight * (sharp - x), found.motion, found.error
 
 
 @torch.no_grad()
@@ -435,6 +435,7 @@ def deblur(
     image: Image,
     *,
     return_motion: bool = False,
+    return_error: bool = False,
     method: str = DEFAULT_METHOD,
     noise: float | None = None,
     strength: float = 1.0,
@@ -458,6 +459,8 @@ def deblur(
         Photograph: float in [0, 1], uint8 or uint16.
     return_motion : bool
         Return the motion field too.
+    return_error : bool
+        Return the expected size of the error of each of its vectors too, last.
     strength : float
         In [0, 1]: 0 returns the photograph, 1 the full restoration.
     motion_net, consolidation
@@ -471,6 +474,8 @@ def deblur(
         As the image: kind, shape, type and scale.
     motion : (H, W, 2) or (B, H, W, 2) float32
         Only with `return_motion`: see `estimate_motion`.
+    error : (H, W) or (B, H, W) float32
+        Only with `return_error`: pixels.
     """
     check_method(method, irc_net)
     _check_noise(noise)
@@ -480,12 +485,16 @@ def deblur(
     x, kind = _read(image, resolve_device(device))
     side = _tile_side(tile, (x.shape[-2], x.shape[-1]))
     how = _How(method, irc_net, noise, side, linear_light, progress)
-    pairs = [_deblur(item[None], how, strength, str(motion_net), consolidation) for item in x]
-    sharp = kind.back(torch.cat([p[0] for p in pairs]))
-    if not return_motion:
-        return sharp
-    fields = torch.stack([p[1] for p in pairs]) if kind.is_torch and kind.ndim == 4 else pairs[0][1]
-    return sharp, fields.to(kind.device) if kind.is_torch else fields.cpu().numpy()
+    found = [_deblur(item[None], how, strength, str(motion_net), consolidation) for item in x]
+
+    def back(parts: list[torch.Tensor]) -> Any:
+        stacked = torch.stack(parts) if kind.is_torch and kind.ndim == 4 else parts[0]
+        return stacked.to(kind.device) if kind.is_torch else stacked.cpu().numpy()
+
+    result = [kind.back(torch.cat([sharp for sharp, _, _ in found]))]
+    result += [back([motion for _, motion, _ in found])] if return_motion else []
+    result += [back([error for _, _, error in found])] if return_error else []
+    return tuple(result) if len(result) > 1 else result[0]
 
 
 @torch.no_grad()

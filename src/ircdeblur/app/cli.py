@@ -13,9 +13,10 @@ import os
 import re
 import shlex
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ircdeblur.app.imagefile import Inputs, Photo
+    from ircdeblur.app.report import ReportPage
 
 __all__ = ["app", "main"]
 
@@ -113,14 +115,27 @@ class Result(NamedTuple):
         Its motion field, if there is one to write.
     text : str
         What to say about it.
+    error : (H, W) array or None
+        Expected error of the motion, if it was estimated.
+    kernel : (h, w) array or None
+        The kernel of a known uniform blur.
     """
 
     pixels: np.ndarray
     motion: np.ndarray | None = None
     text: str = ""
+    error: np.ndarray | None = None
+    kernel: np.ndarray | None = None
 
 
 Job = Callable[["Photo", int, Progress], Result]
+
+
+class Page(NamedTuple):
+    """The page of ``--report``: where it goes, and what makes it for a number of photographs."""
+
+    path: Path
+    make: Callable[[int], ReportPage]
 
 
 class Task(NamedTuple):
@@ -182,6 +197,10 @@ MOTION_OUT = Annotated[
         metavar="M",
         help="Write the motion too: .npz, .flo, or .png for a drawing; a folder for several photographs.",
     ),
+]
+REPORT = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="R.html", help="Write a page: before and after, motion, kernels, figures."),
 ]
 PSF = Annotated[Path | None, typer.Option("--psf", metavar="P", help="Kernel: .png, .tif, .npy or .mat.")]
 MOTION = Annotated[Path | None, typer.Option("--motion", metavar="M", help="Motion field: .npz or .flo.")]
@@ -289,6 +308,7 @@ def deblur(
     device: DEVICE = "auto",
     linear_light: LINEAR = False,
     suffix: SUFFIX = "_sharp",
+    report_out: REPORT = None,
     overwrite: OVERWRITE = False,
     quiet: QUIET = False,
     dry_run: DRY_RUN = False,
@@ -310,9 +330,10 @@ def deblur(
         _require_method(method, irc_net)
 
         def job(photo: Photo, index: int, progress: Progress) -> Result:
-            sharp, motion = restore.deblur(
+            sharp, motion, error = restore.deblur(
                 photo.pixels,
                 return_motion=True,
+                return_error=True,
                 method=method.value,
                 irc_net=irc_net,
                 noise=sigma,
@@ -324,12 +345,23 @@ def deblur(
                 linear_light=linear_light,
                 progress=progress,
             )
-            return Result(sharp, motion, describe(motion))
+            return Result(sharp, motion, describe(motion), error)
 
         return job
 
     report = Report(quiet, _debug(context))
-    return _process(prepare, report, inputs, out, suffix, motion_out, overwrite, dry_run)
+    settings = {
+        "method": method.value,
+        "noise": noise,
+        "strength": strength,
+        "motion net": Path(motion_net).name,
+        "consolidation": consolidation.value,
+        "tile": tile,
+        "device": device,
+        "linear light": linear_light,
+    }
+    page = _page(report_out, "deblur", settings, method, irc_net, motion_net, sigma, linear_light)
+    return _process(prepare, report, inputs, out, suffix, motion_out, overwrite, dry_run, page)
 
 
 @app.command()
@@ -442,6 +474,7 @@ def deconvolve(
     device: DEVICE = "auto",
     linear_light: LINEAR = False,
     suffix: SUFFIX = "_sharp",
+    report_out: REPORT = None,
     overwrite: OVERWRITE = False,
     quiet: QUIET = False,
     dry_run: DRY_RUN = False,
@@ -464,24 +497,33 @@ def deconvolve(
 
         def job(photo: Photo, index: int, progress: Progress) -> Result:
             _check_fit(photo, field, motion, longest)
-            return Result(
-                restore.deconvolve(
-                    photo.pixels,
-                    psf=kernel,
-                    motion=field,
-                    method=method.value,
-                    irc_net=irc_net,
-                    noise=sigma,
-                    tile=side,
-                    device=target,
-                    linear_light=linear_light,
-                    progress=progress,
-                )
+            sharp = restore.deconvolve(
+                photo.pixels,
+                psf=kernel,
+                motion=field,
+                method=method.value,
+                irc_net=irc_net,
+                noise=sigma,
+                tile=side,
+                device=target,
+                linear_light=linear_light,
+                progress=progress,
             )
+            return Result(sharp, field, kernel=kernel)
 
         return job
 
-    return _process(prepare, report, inputs, out, suffix, None, overwrite, dry_run)
+    known = psf or motion
+    settings = {
+        "blur": f"length {length:g} px, angle {angle:g} degrees" if known is None else known.name,
+        "method": method.value,
+        "noise": noise,
+        "tile": tile,
+        "device": device,
+        "linear light": linear_light,
+    }
+    page = _page(report_out, "deconvolve", settings, method, irc_net, None, sigma, linear_light)
+    return _process(prepare, report, inputs, out, suffix, None, overwrite, dry_run, page)
 
 
 @app.command()
@@ -1009,6 +1051,7 @@ def _process(
     motion_out: str | None,
     overwrite: bool,
     dry_run: bool,
+    page: Page | None = None,
 ) -> int:
     """Do a job on every input and return the exit code; what fails is reported and the others are done.
 
@@ -1050,14 +1093,21 @@ def _process(
         if field is not None and os.path.realpath(field) == os.path.realpath(output):
             raise UsageError("--output and --motion-out are the same file")
         tasks.append(task)
+    if page is not None:
+        from ircdeblur.app.report import SUFFIXES
+
+        check_output(page.path, overwrite=overwrite, inputs=found.paths, suffixes=SUFFIXES)
     if dry_run:
         for task in tasks:
             _print(sys.stdout, " -> ".join(_one_line(str(path)) for path in task if path is not None))
+        if page is not None:
+            _print(sys.stdout, f"report -> {_one_line(str(page.path))}")
         return int(report.failed)
     if not tasks:
         return 1
 
     job = prepare()
+    sections = None if page is None else page.make(len(tasks))
     with _progress(len(tasks), report.quiet) as follow:
         for index, task in enumerate(tasks):
             step = follow(index, task.source)
@@ -1066,15 +1116,53 @@ def _process(
                 report.notes(photo.notes, task.source)
                 check_output(task.output, overwrite=overwrite, photo=photo)
                 with report.noting(task.source):
+                    began = time.perf_counter()
                     result = job(photo, index, step)
+                    seconds = time.perf_counter() - began
                 report.notes(write_photo(task.output, result.pixels, photo, overwrite=overwrite), task.output)
                 if task.motion is not None and result.motion is not None:
                     _write_motion(task.motion, result.motion, photo.pixels, overwrite)
+                if sections is not None:
+                    _add_section(sections, task, photo, result, seconds)
             except Exception as error:
                 report.error(error, task.source)
+                if sections is not None:
+                    sections.fail(task.source, _error_text(error).replace(str(task.source), task.source.name))
                 continue
             report.say(f"{task.source} -> {task.output}" + (f": {result.text}" if result.text else ""))
+    if page is not None and sections is not None:
+        sections.write(page.path, overwrite=overwrite)
+        report.say(f"report: {page.path}")
     return int(report.failed)
+
+
+def _page(
+    path: Path | None,
+    command: str,
+    settings: Mapping[str, object],
+    method: Method,
+    irc_net: Path | None,
+    motion_net: str | None,
+    noise: float | None,
+    linear_light: bool,
+) -> Page | None:
+    """Return how the page that ``--report`` names is made, None if it names none."""
+    if path is None:
+        return None
+
+    def make(count: int) -> ReportPage:
+        from ircdeblur.app.report import ReportPage, weights_used
+
+        weights = weights_used(method.value, irc_net, motion_net)
+        return ReportPage(command, settings, weights, count, noise, linear_light)
+
+    return Page(path, make)
+
+
+def _add_section(page: ReportPage, task: Task, photo: Photo, result: Result, seconds: float) -> None:
+    from ircdeblur.app.report import Entry
+
+    page.add(Entry(photo, task.output, result.pixels, seconds, result.motion, result.error, result.kernel))
 
 
 def _plan_motions(inputs: Inputs, out: str | None) -> tuple[list[Path | None], Path | None]:
