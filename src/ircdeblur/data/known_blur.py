@@ -149,8 +149,8 @@ class KnownBlurPairs(IterableDataset):
             part = np.array([getattr(s, kind) for kind in kinds])
             chosen = [str(k) for k in rng.choice(kinds, s.batch, p=part / part.sum())]
             drawn = [self._kernel(kind, e, rng) for kind, e in zip(chosen, scale, strict=True)]
-            psf, believed = (self._stack([kernels[i] for kernels in drawn]) for i in (0, 1))
-            scale = np.array([kernels[2] for kernels in drawn])
+            psf, believed = self._stack([k[0] for k in drawn]), self._stack([k[1] for k in drawn])
+            scale = np.array([k[2] for k in drawn])
             motion, true = None, UniformBlur(psf)
         else:
             part = shares[len(UNIFORM) :]
@@ -210,8 +210,8 @@ class KnownBlurPairs(IterableDataset):
         if error == 0:
             return kernel, kernel, 0.0
         moved = from_polar(torch.tensor(float(length)), torch.tensor(float(angle))).numpy()
-        length, angle = to_polar(torch.from_numpy(self._clipped(moved + error * rng.standard_normal(2))))
-        return kernel, linear_motion_kernel(float(length), float(angle)), float(np.hypot(error, wide / 2))
+        guess = to_polar(torch.from_numpy(self._clipped(moved + error * rng.standard_normal(2))))
+        return kernel, linear_motion_kernel(float(guess[0]), float(guess[1])), float(np.hypot(error, wide / 2))
 
     def _clipped(self, motion: np.ndarray) -> np.ndarray:
         """Return motions (..., 2), those that are too long shortened."""
