@@ -250,7 +250,10 @@ class MotionNet(nn.Module):
         bottom, right = -height % STRIDE, -width % STRIDE
         if bottom or right:
             image = F.pad(image, (0, right, 0, bottom), mode="replicate")
-        grid = self.forward_grid(image)
+        return self.answer(self.forward_grid(image), height, width)
+
+    def answer(self, grid: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `forward` does, of the raw output on the network's grid and the size of the image."""
         full = F.interpolate(grid, scale_factor=STRIDE, mode="bilinear", align_corners=False)
         full = full[..., :height, :width]
         double = decode(full[:, :2].permute(0, 2, 3, 1), self.config.output)
