@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ircdeblur.motion import from_double_angle, to_double_angle, to_polar
+from ircdeblur.nets.hub import HubMixin
 from ircdeblur.nets.layers import AtrousPyramid, ChannelNorm, ResidualBlock
 
 STRIDE = 8
@@ -124,7 +125,7 @@ SIZES = {
 """The two sizes that are shipped."""
 
 
-class MotionNet(nn.Module):
+class MotionNet(nn.Module, HubMixin):
     """DeepLab-style regression of the motion, with the scale of its error.
 
     What blur leaves in a picture is the anisotropy of its fine gradients. So the network sees the first differences of
@@ -143,6 +144,10 @@ class MotionNet(nn.Module):
     Eboli, Sun & Ponce, section 3.1, with the double-angle vector in place of (length, angle), which has no jump at
     180 degrees, and a Laplace likelihood that learns where the motion cannot be seen.
     """
+
+    network = "motion-net"
+    about = "Motion-Net: how each pixel of a photograph moved, seen in the blurred photograph alone."
+    config_class = MotionNetConfig
 
     ENERGY_WINDOW = 31
     ENERGY_FLOOR = 0.004
