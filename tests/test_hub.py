@@ -213,7 +213,7 @@ def photo(tmp_path):
     from PIL import Image
 
     path = tmp_path / "photo.png"
-    Image.new("RGB", (40, 32), (90, 80, 70)).save(path)
+    Image.new("RGB", (180, 170), (90, 80, 70)).save(path)
     return path
 
 
