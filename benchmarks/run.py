@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Case:
 
     Attributes
     ----------
-    what : {"solver", "growth", "blur", "bank", "motion-net", "estimate_motion", "deblur"}
+    what : {"solver", "growth", "blur", "bank", "motion-net", "irc-net", "estimate_motion", "deblur"}
         "solver" times a method on the whole picture, "growth" the public `deconvolve`, which cuts large ones in tiles.
     method, kind : str
         Of the solver, and of the blur.
@@ -47,6 +48,8 @@ class Case:
         "cpu" or "cuda".
     folder : str
         Cache of the bank's filters.
+    runtime : {"torch", "onnx"}
+        What computes the networks.
     """
 
     what: str
@@ -59,6 +62,7 @@ class Case:
     runs: int = 3
     device: str = "cpu"
     folder: str = ""
+    runtime: str = "torch"
 
     @property
     def megapixels(self) -> float:
@@ -217,24 +221,33 @@ def measure_bank(case: Case, photo: Any) -> dict[str, Any]:
 
 
 def measure_network(case: Case, photo: Any) -> dict[str, Any]:
-    """Time Motion-Net, the estimate of the motion, or the whole blind restoration, of a shaken photograph."""
+    """Time Motion-Net, IRC-Net, the estimate of the motion, or the whole blind restoration, of a shaken photograph."""
     import torch
 
     import ircdeblur
     from ircdeblur.data.camera import camera_shake
-    from ircdeblur.nets.checkpoints import load_motion_net
+    from ircdeblur.nets import methods
+    from ircdeblur.operators import MotionBlur
+    from ircdeblur.restore import _motion_net
 
-    net = load_motion_net().to(case.device)
-    photo = ircdeblur.blur(photo, motion=camera_shake((case.height, case.width), 21.0, seed=0), noise=NOISE, seed=0)
+    device = torch.device(case.device)
+    field = camera_shake((case.height, case.width), 21.0, seed=0)
+    photo = ircdeblur.blur(photo, motion=field, noise=NOISE, seed=0)
+    options: dict[str, Any] = {"device": case.device, "runtime": case.runtime}
 
     def forward() -> object:
         with torch.no_grad():
-            return net(photo)
+            return _motion_net(device, "small", case.runtime)(photo)
+
+    def deconvolve() -> object:
+        blur = MotionBlur(torch.from_numpy(field).to(device), boundary="extended")
+        return methods.deconvolve(photo, blur, NOISE, "irc-net", runtime=case.runtime)
 
     function: Callable[[], object] = {
         "motion-net": forward,
-        "estimate_motion": lambda: ircdeblur.estimate_motion(photo, device=case.device),
-        "deblur": lambda: ircdeblur.deblur(photo, device=case.device),
+        "irc-net": deconvolve,
+        "estimate_motion": lambda: ircdeblur.estimate_motion(photo, **options),
+        "deblur": lambda: ircdeblur.deblur(photo, **options),
     }[case.what]
     function()
     return {"seconds": timed(function, case), "setup": None}
@@ -285,8 +298,9 @@ def cases(quick: bool, runs: int, megapixels: float, folder: str) -> Iterator[tu
                     # What takes minutes is timed once.
                     few = 1 if method == "epll" else runs
                     yield heading, replace(common, method=method, kind=kind, channels=channels, runs=few)
-        for what in ("motion-net", "estimate_motion", "deblur"):
-            yield f"Networks, 375 x 500 RGB, {where}", replace(common, what=what)
+        for what in ("motion-net", "irc-net", "estimate_motion", "deblur"):
+            for runtime in ("torch", "onnx") if find_spec("onnxruntime") and find_spec("onnx") else ("torch",):
+                yield f"Networks, 375 x 500 RGB, {where}", replace(common, what=what, runtime=runtime)
     device, threads = places(quick)[-1]
     if not quick:
         for _ in ("computed", "read from the disk"):
@@ -337,6 +351,7 @@ def solver_rows(here: Sequence[tuple[Case, dict[str, Any]]]) -> Iterator[str]:
     cg = [statistics.median(f["seconds"]) for case, f in here if case.method == "cg" and "failed" not in f]
     for case, f in here:
         name = case.method or {"blur": "one blur (set-up apart)"}.get(case.what, case.what)
+        name += "" if case.runtime == "torch" else f", {case.runtime}"
         if "failed" in f:
             yield f"| {name} | failed: {f['failed']} | | | | |"
             continue

@@ -33,7 +33,7 @@ from ircdeblur.nets.motion_net import LENGTH_UNIT, MotionNet, MotionNetConfig
 from ircdeblur.psf import read_psf
 
 HEIGHT, WIDTH = 80, 96
-COMMANDS = {"deblur", "motion", "deconvolve", "blur", "compare", "dataset", "train", "reproduce", "info"}
+COMMANDS = {"deblur", "motion", "deconvolve", "blur", "compare", "dataset", "train", "reproduce", "export", "info"}
 
 
 class Outcome(NamedTuple):
@@ -162,6 +162,40 @@ def test_help_imports_nothing_heavy():
     assert out.splitlines()[-1] == "0 []"
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion(shell):
+    """Its script, and what that asks for at each press of the key: quickly, so without torch."""
+    words = {
+        "bash": {"COMP_WORDS": "ircdeblur de", "COMP_CWORD": "1"},
+        "zsh": {"_TYPER_COMPLETE_ARGS": "ircdeblur de"},
+        "fish": {"_TYPER_COMPLETE_ARGS": "ircdeblur de", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+    }
+    code = (
+        "import os, sys, runpy\n"
+        "os.environ.update({})\n"
+        "try: runpy.run_module('ircdeblur', run_name='__main__')\n"
+        "except SystemExit as end: code = end.code\n"
+        "print(code, [m for m in ('torch', 'numpy', 'pyvips') if m in sys.modules])"
+    )
+    for action, environment in (("source", {}), ("complete", words[shell])):
+        variables = {"_IRCDEBLUR_COMPLETE": f"{action}_{shell}", **environment}
+        out, err = in_new_process(code.format(repr(variables))).communicate(timeout=60)
+        assert err == ""
+        assert out.splitlines()[-1] == "0 []"
+        if action == "source":
+            assert f"_IRCDEBLUR_COMPLETE=complete_{shell}" in out
+        else:
+            assert "deblur" in out
+            assert "deconvolve" in out
+            assert "motion" not in out.replace("motion blur", "")
+
+
+def test_completion_can_be_installed(call):
+    outcome = call("--help")
+    assert "--install-completion" in outcome.out
+    assert "--show-completion" in outcome.out
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_has_help(call, command):
     outcome = call(command, "--help")
@@ -228,6 +262,7 @@ def test_lists_that_help_shows_are_those_of_the_package():
         (["train", "irc-not", "--config", "c.yaml"], ["irc-not", "motion-net"]),
         (["train", "motion-net", "--config", "c.yaml"], ["--data", "IRCDEBLUR_DATA"]),
         (["reproduce", "table6", "-o", "OUT"], ["table6", "table5"]),
+        (["export"], ["no format given"]),
     ],
     ids=lambda value: " ".join(value) if "-o" in value else None,
 )

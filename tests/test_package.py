@@ -21,6 +21,7 @@ FLOORS = [
     {"operators"},
     {"inverse"},
     {"solvers"},
+    {"physics"},  # the operators as forward models of another library, with solvers of ours
     {"nets"},
     {"data"},
     {"training"},
@@ -33,7 +34,7 @@ FLOORS = [
 FUNCTIONS = {"blur", "deblur", "deconvolve", "estimate_motion"}
 """Public functions of the package, all from `restore`."""
 
-EXTRAS = {"cv2", "gradio", "lightning", "onnx", "onnxruntime", "onnxscript", "ray", "sklearn"}
+EXTRAS = {"cv2", "gradio", "huggingface_hub", "lightning", "onnx", "onnxruntime", "onnxscript", "ray", "sklearn"}
 """Packages that a plain install does not bring."""
 
 

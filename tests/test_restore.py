@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import skimage.data
+import skimage.restoration
 import torch
 
 import ircdeblur
@@ -35,7 +36,7 @@ def random_net(monkeypatch):
     net = MotionNet(MotionNetConfig(stem=4, widths=(8, 8, 8), blocks=(1, 1, 1), pyramid=8, rates=(1,))).eval()
     with torch.no_grad():
         net.out.bias.copy_(torch.tensor([0.5, 0.2, -4.0]))
-    monkeypatch.setattr(restore, "_motion_net", lambda device, name: net)
+    monkeypatch.setattr(restore, "_motion_net", lambda device, name, runtime: net)
 
 
 def kinds(photo):
@@ -73,6 +74,34 @@ def test_same_kind_out(photo, kind, random_net):
     motion = ircdeblur.estimate_motion(image)
     assert isinstance(motion, torch.Tensor) == isinstance(image, torch.Tensor)
     assert motion.shape == ((2, 48, 56, 2) if kind == "torch BCHW" else (48, 56, 2))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, -3])
+def test_channel_axis(photo, random_net, axis):
+    """Where the channels are makes no difference, as with scikit-image."""
+    small = photo[:48, :56]
+    moved = np.moveaxis(small, -1, axis)
+    blurred = ircdeblur.blur(small, PSF)
+    expected = ircdeblur.deconvolve(blurred, PSF, method="fft", noise=0.01)
+    found = ircdeblur.blur(moved, PSF, channel_axis=axis)
+    np.testing.assert_array_equal(found, np.moveaxis(blurred, -1, axis))
+    found = ircdeblur.deconvolve(found, PSF, method="fft", noise=0.01, channel_axis=axis)
+    np.testing.assert_array_equal(found, np.moveaxis(expected, -1, axis))
+    sharp, motion = ircdeblur.deblur(moved, return_motion=True, method="fft", channel_axis=axis)
+    assert (sharp.shape, motion.shape) == (moved.shape, (48, 56, 2))
+    np.testing.assert_array_equal(ircdeblur.estimate_motion(moved, channel_axis=axis), motion)
+    with pytest.raises(ValueError, match="channel_axis must be one of the three axes"):
+        ircdeblur.blur(moved, PSF, channel_axis=3)
+
+
+def test_called_as_scikit_image_is(photo):
+    """`restoration.wiener(image, psf, ...)` and ours take the same image and kernel in the same places."""
+    grey = photo.mean(2)
+    blurred = ircdeblur.blur(grey, PSF)
+    ours = ircdeblur.deconvolve(blurred, PSF)
+    inside = (slice(16, -16), slice(16, -16))
+    assert ours.shape == skimage.restoration.wiener(blurred, PSF, 0.1).shape
+    assert psnr(ours[inside], grey[inside]) > psnr(blurred[inside], grey[inside]) + 3
 
 
 def test_scales_agree(photo):
@@ -151,7 +180,7 @@ def test_blind_leaves_still_and_doubtful_pictures_alone(photo, monkeypatch):
 
     for length, error, changes in ((1.0, 0.2, False), (10.0, 20.0, False), (10.0, 0.5, True)):
         net = Net(length, error)
-        monkeypatch.setattr(restore, "_motion_net", lambda device, name, net=net: net)
+        monkeypatch.setattr(restore, "_motion_net", lambda device, name, runtime, net=net: net)
         blurred = ircdeblur.blur(photo, motion=np.broadcast_to([length, 0.0], (*photo.shape[:2], 2)))
         sharp, motion = ircdeblur.deblur(blurred, return_motion=True, noise=0.002)
         # So small a picture has few windows to be refined by: a long motion comes out to some 15 %, and between none
@@ -301,7 +330,7 @@ def test_networks_are_told_how_uncertain_the_motion_is(photo, monkeypatch):
     """`deblur` passes the expected error of the motion on, and a larger one changes the result."""
     seen = []
 
-    def recorded(y, blur, noise, method, settings=None, mask=None, error=None, irc_net=None):
+    def recorded(y, blur, noise, method, settings=None, mask=None, error=None, irc_net=None, runtime="torch"):
         seen.append((method, settings, error))
         return methods.deconvolve(y, blur, noise, method, settings, mask, error, irc_net)
 

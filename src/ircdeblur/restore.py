@@ -13,11 +13,11 @@ import torch
 
 from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
 from ircdeblur.motion import CERTAIN, DOUBTFUL, STILL, check_motion, to_polar
-from ircdeblur.nets.blind import CONSOLIDATIONS, MotionEstimate, estimate
+from ircdeblur.nets.blind import CONSOLIDATIONS, MotionEstimate, Net, estimate
 from ircdeblur.nets.checkpoints import MOTION_NETS, load_motion_net, motion_net_path
 from ircdeblur.nets.methods import DEFAULT_METHOD, check_method
 from ircdeblur.nets.methods import deconvolve as run_method
-from ircdeblur.nets.motion_net import MotionNet
+from ircdeblur.nets.onnx import Runtime, check_runtime, motion_net_of
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.psf import check_psf
 from ircdeblur.solvers.settings import DEFAULTS, Settings, estimate_noise, unsaturated
@@ -57,6 +57,7 @@ class _Kind:
     device: torch.device
     low: float
     high: float
+    channel_axis: int = -1
 
     def back(self, x: torch.Tensor) -> Any:
         """Return (B, C, H, W) in the form, scale and type of the input."""
@@ -64,6 +65,7 @@ class _Kind:
             image: Any = x if self.ndim == 4 else x[0] if self.ndim == 3 else x[0, 0]
         else:
             image = (x[0, 0] if self.ndim == 2 else x[0].permute(1, 2, 0)).cpu().numpy()
+            image = image if self.ndim == 2 else np.moveaxis(image, -1, self.channel_axis)
         if self.dtype in _SCALES:
             image = (image * _SCALES[self.dtype]).round()
             image = image.clip(0, _SCALES[self.dtype])
@@ -80,7 +82,7 @@ _SCALES: dict[Any, float] = {
 }
 
 
-def _read(image: Any, device: torch.device) -> tuple[torch.Tensor, _Kind]:
+def _read(image: Any, device: torch.device, channel_axis: int = -1) -> tuple[torch.Tensor, _Kind]:
     """Return an image as a (B, C, H, W) float32 tensor in [0, 1], and how to give the result back."""
     if isinstance(image, torch.Tensor):
         if image.ndim not in (2, 3, 4):
@@ -95,6 +97,9 @@ def _read(image: Any, device: torch.device) -> tuple[torch.Tensor, _Kind]:
         array = np.asarray(image)
         if array.ndim not in (2, 3):
             raise ValueError(f"image must have shape (H, W) or (H, W, C), got {array.shape}")
+        if channel_axis not in range(-3, 3):
+            raise ValueError(f"channel_axis must be one of the three axes of an image, got {channel_axis!r}")
+        array = array if array.ndim == 2 else np.moveaxis(array, channel_axis, -1)
         dtype = array.dtype
         if not (array.dtype.kind == "f" or dtype in _SCALES):
             raise TypeError(f"image must be float, uint8 or uint16, got {dtype}")
@@ -107,7 +112,7 @@ def _read(image: Any, device: torch.device) -> tuple[torch.Tensor, _Kind]:
         raise ValueError("image contains NaN or infinity")
     x = x / _SCALES[dtype] if dtype in _SCALES else x
     low, high = min(0.0, float(x.min())), max(1.0, float(x.max()))
-    return x.contiguous(), _Kind(is_torch, image.ndim, dtype, source, low, high)
+    return x.contiguous(), _Kind(is_torch, image.ndim, dtype, source, low, high, channel_axis)
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -127,7 +132,9 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 @functools.lru_cache(maxsize=2)
-def _motion_net(device: torch.device, name: str) -> MotionNet:
+def _motion_net(device: torch.device, name: str, runtime: Runtime = "torch") -> Net:
+    if runtime != "torch":
+        return motion_net_of(runtime, name, device)
     return load_motion_net(motion_net_path(name)).to(device)
 
 
@@ -194,9 +201,11 @@ def _in_tiles(
     return total.div_(weights.to(total))
 
 
-def _estimate(x: torch.Tensor, tile: int | None, size: str, consolidation: str = "picture") -> MotionEstimate:
+def _estimate(
+    x: torch.Tensor, tile: int | None, size: str, consolidation: str = "picture", runtime: Runtime = "torch"
+) -> MotionEstimate:
     """Estimate the motion of (1, C, H, W)."""
-    net = _motion_net(x.device, size)
+    net = _motion_net(x.device, size, runtime)
     luma = (x if x.shape[1] in (1, 3) else x.mean(1, keepdim=True)).clamp(0, 1)
 
     def forward(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -238,6 +247,7 @@ class _How:
     tile: int | None
     linear_light: bool
     progress: Progress | None
+    runtime: Runtime = "torch"
 
 
 def _restore(
@@ -271,7 +281,7 @@ def _restore(
         if counts is not None and not counts.any():
             return y  # white all over: there is nothing to go by
         doubt = None if error is None else error[rows, columns][None]
-        return run_method(y, blur, sigma, how.method, settings, counts, doubt, how.irc_net).x
+        return run_method(y, blur, sigma, how.method, settings, counts, doubt, how.irc_net, runtime=how.runtime).x
 
     restored = _in_tiles(window, shape, how.tile, how.progress)
     return linear_to_srgb(restored.clamp(0, 1)) if how.linear_light else restored
@@ -296,6 +306,8 @@ def deconvolve(
     device: str | torch.device = "auto",
     linear_light: bool = False,
     progress: Progress | None = None,
+    runtime: Runtime = "torch",
+    channel_axis: int = -1,
 ) -> Image:
     """Undo a known blur.
 
@@ -328,6 +340,11 @@ def deconvolve(
         Decode sRGB values before and encode them after.
     progress : callable, optional
         Called with the number of finished tiles and of all.
+    runtime : str or path
+        What computes the networks: "torch"; "onnx", by onnxruntime, where the graphs of the weights are made on the
+        first use and kept in the user's cache folder; or a folder of graphs that ``ircdeblur export onnx`` has written.
+    channel_axis : int
+        Axis of the channels of an array (H, W, C), as scikit-image has it. Tensors have theirs before the rows.
 
     Returns
     -------
@@ -343,12 +360,13 @@ def deconvolve(
     if (psf is None) == (motion is None):
         raise ValueError("give either psf or motion" + (", not both" if psf is not None else ""))
     check_method(method, irc_net, settings)
+    check_runtime(runtime, method, irc_net=irc_net)
     _check_noise(noise)
-    x, kind = _read(image, resolve_device(device))
+    x, kind = _read(image, resolve_device(device), channel_axis)
     shape = (x.shape[-2], x.shape[-1])
     kernel = None if psf is None else check_psf(psf)
     field = None if motion is None else torch.from_numpy(check_motion(motion, shape)).to(x.device)
-    how = _How(method, irc_net, noise, _tile_side(tile, shape), linear_light, progress)
+    how = _How(method, irc_net, noise, _tile_side(tile, shape), linear_light, progress, runtime)
     return kind.back(_each(lambda y: _restore(y, kernel, field, how, settings), x))
 
 
@@ -361,6 +379,8 @@ def estimate_motion(
     tile: Tile = "auto",
     device: str | torch.device = "auto",
     return_error: bool = False,
+    runtime: Runtime = "torch",
+    channel_axis: int = -1,
 ) -> Any:
     """Estimate how each pixel of a photograph moved while the shutter was open.
 
@@ -378,6 +398,8 @@ def estimate_motion(
         As for `deconvolve`.
     return_error : bool
         Return the expected size of the error of each vector too.
+    runtime, channel_axis
+        As for `deconvolve`.
 
     Returns
     -------
@@ -387,9 +409,10 @@ def estimate_motion(
         Only with `return_error`: pixels.
     """
     _check_estimation(motion_net, consolidation)
-    x, kind = _read(image, resolve_device(device))
+    check_runtime(runtime, motion_net=motion_net)
+    x, kind = _read(image, resolve_device(device), channel_axis)
     side = _tile_side(tile, (x.shape[-2], x.shape[-1]))
-    estimates = [_estimate(item[None], side, str(motion_net), consolidation) for item in x]
+    estimates = [_estimate(item[None], side, str(motion_net), consolidation, runtime) for item in x]
 
     def back(parts: list[torch.Tensor]) -> Any:
         stacked = torch.stack(parts) if kind.is_torch and kind.ndim == 4 else parts[0]
@@ -419,7 +442,7 @@ def _deblur(
     x: torch.Tensor, how: _How, strength: float, motion_net: str, consolidation: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the restored (1, C, H, W), its motion (H, W, 2) and the expected error of that (H, W)."""
-    found = _estimate(x, how.tile, motion_net, consolidation)
+    found = _estimate(x, how.tile, motion_net, consolidation, how.runtime)
     weight = strength * restoration_weight(to_polar(found.motion)[0], found.error)
     if float(weight.max()) <= 0.0:
         return x, found.motion, found.error
@@ -446,6 +469,8 @@ def deblur(
     device: str | torch.device = "auto",
     linear_light: bool = False,
     progress: Progress | None = None,
+    runtime: Runtime = "torch",
+    channel_axis: int = -1,
 ) -> Any:
     """Undo the motion blur of a photograph, whatever it is.
 
@@ -465,7 +490,7 @@ def deblur(
         In [0, 1]: 0 returns the photograph, 1 the full restoration.
     motion_net, consolidation
         As for `estimate_motion`.
-    method, noise, irc_net, tile, device, linear_light, progress
+    method, noise, irc_net, tile, device, linear_light, progress, runtime, channel_axis
         As for `deconvolve`.
 
     Returns
@@ -480,11 +505,12 @@ def deblur(
     check_method(method, irc_net)
     _check_noise(noise)
     _check_estimation(motion_net, consolidation)
+    check_runtime(runtime, method, motion_net, irc_net)
     if not 0.0 <= strength <= 1.0:
         raise ValueError(f"strength must be in [0, 1], got {strength}")
-    x, kind = _read(image, resolve_device(device))
+    x, kind = _read(image, resolve_device(device), channel_axis)
     side = _tile_side(tile, (x.shape[-2], x.shape[-1]))
-    how = _How(method, irc_net, noise, side, linear_light, progress)
+    how = _How(method, irc_net, noise, side, linear_light, progress, runtime)
     found = [_deblur(item[None], how, strength, str(motion_net), consolidation) for item in x]
 
     def back(parts: list[torch.Tensor]) -> Any:
@@ -507,6 +533,7 @@ def blur(
     *,
     device: str | torch.device = "auto",
     linear_light: bool = False,
+    channel_axis: int = -1,
 ) -> Image:
     """Blur an image by a kernel or a motion field.
 
@@ -524,7 +551,7 @@ def blur(
         Standard deviation of Gaussian noise, on the [0, 1] scale.
     seed : int, optional
         Of the noise.
-    device, linear_light
+    device, linear_light, channel_axis
         As for `deconvolve`.
 
     Returns
@@ -537,7 +564,7 @@ def blur(
     _check_noise(noise)
     if noise is None:
         raise ValueError("noise must be a number")
-    x, kind = _read(image, resolve_device(device))
+    x, kind = _read(image, resolve_device(device), channel_axis)
     if linear_light:
         x = srgb_to_linear(x.clamp(0, 1))
     operator: UniformBlur | MotionBlur

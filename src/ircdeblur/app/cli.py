@@ -85,6 +85,14 @@ class Severity(str, Enum):
     severe = "severe"
 
 
+class Exported(str, Enum):
+    """Networks that can be exported."""
+
+    all = "all"
+    motion_net = "motion-net"
+    irc_net = "irc-net"
+
+
 class Experiment(str, Enum):
     """Experiments that can be reproduced: those of `ircdeblur.experiments`."""
 
@@ -179,6 +187,10 @@ TILE = Annotated[
     str,
     typer.Option("--tile", metavar="auto|N", help="Side of the tiles in pixels; small ones save memory."),
 ]
+RUNTIME = Annotated[
+    str,
+    typer.Option("--runtime", metavar="torch|onnx|DIR", help="What computes the networks; DIR is of export onnx."),
+]
 DEVICE = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")]
 LINEAR = Annotated[
     bool,
@@ -232,6 +244,13 @@ dataset = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(dataset, name="dataset")
+
+export = typer.Typer(
+    help="Write the networks for other programs.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(export, name="export")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -305,6 +324,7 @@ def deblur(
     motion_net: MOTION_NET = "small",
     consolidation: CONSOLIDATION = Consolidation.picture,
     tile: TILE = "auto",
+    runtime: RUNTIME = "torch",
     device: DEVICE = "auto",
     linear_light: LINEAR = False,
     suffix: SUFFIX = "_sharp",
@@ -328,6 +348,7 @@ def deblur(
         target = _device(device)
         _require_motion_net(motion_net)
         _require_method(method, irc_net)
+        computed = _runtime(runtime, method, motion_net, irc_net)
 
         def job(photo: Photo, index: int, progress: Progress) -> Result:
             sharp, motion, error = restore.deblur(
@@ -344,6 +365,7 @@ def deblur(
                 device=target,
                 linear_light=linear_light,
                 progress=progress,
+                runtime=computed,
             )
             return Result(sharp, motion, describe(motion), error)
 
@@ -388,6 +410,7 @@ def motion(
     motion_net: MOTION_NET = "small",
     consolidation: CONSOLIDATION = Consolidation.picture,
     tile: TILE = "auto",
+    runtime: RUNTIME = "torch",
     device: DEVICE = "auto",
     overwrite: OVERWRITE = False,
     quiet: QUIET = False,
@@ -422,6 +445,7 @@ def motion(
 
     target = _device(device)
     _require_motion_net(motion_net)
+    computed = _runtime(runtime, None, motion_net, None)
     with report.noting(source), _progress(1, quiet) as follow:
         follow(0, source)
         field, error = restore.estimate_motion(
@@ -431,6 +455,7 @@ def motion(
             tile=side,
             device=target,
             return_error=True,
+            runtime=computed,
         )
     if out is not None:
         _write_motion(out, field, photo.pixels, overwrite, error)
@@ -471,6 +496,7 @@ def deconvolve(
     irc_net: IRC_NET = None,
     noise: NOISE = "auto",
     tile: TILE = "auto",
+    runtime: RUNTIME = "torch",
     device: DEVICE = "auto",
     linear_light: LINEAR = False,
     suffix: SUFFIX = "_sharp",
@@ -492,6 +518,7 @@ def deconvolve(
 
         target = _device(device)
         _require_method(method, irc_net)
+        computed = _runtime(runtime, method, None, irc_net)
         kernel, field = _read_blur(report, psf, motion, length, angle)
         longest = _longest(field, length)
 
@@ -508,6 +535,7 @@ def deconvolve(
                 device=target,
                 linear_light=linear_light,
                 progress=progress,
+                runtime=computed,
             )
             return Result(sharp, field, kernel=kernel)
 
@@ -970,6 +998,57 @@ def _write_dataset(
                 report.notes(["what is finished stays; go on with --resume"], out)
             raise
     report.say(f"{out}: {summary(records)}")
+    return 0
+
+
+@export.callback(invoke_without_command=True)
+def _export(context: typer.Context) -> None:
+    state = context.ensure_object(dict)
+    state["command"] = " ".join(filter(None, ("ircdeblur export", context.invoked_subcommand)))
+    if context.invoked_subcommand is None:
+        raise UsageError("no format given, onnx")
+
+
+@export.command()
+def onnx(
+    out: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="OUT", help="Folder; or a file NAME.onnx, for motion-net alone."),
+    ],
+    network: Annotated[Exported, typer.Option("--network", help="What to write.")] = Exported.all,
+    motion_net: MOTION_NET = "small",
+    irc_net: IRC_NET = None,
+    overwrite: OVERWRITE = False,
+    quiet: QUIET = False,
+) -> int:
+    """Write the networks as ONNX graphs.
+
+    For pictures of any size. IRC-Net is several graphs: between them stand updates of the picture that are no network.
+    Each is checked in onnxruntime against torch. deblur --runtime OUT uses them.
+    """
+    alone = network is Exported.motion_net
+    if out.suffix.lower() == ".onnx" and not alone:
+        raise UsageError("irc-net is several graphs: give a folder, or add --network motion-net")
+    if alone and irc_net is not None:
+        raise UsageError("--irc-net is not for --network motion-net")
+    _require_libraries("onnx", "onnx", "onnxruntime")
+
+    from ircdeblur.app.export import write_onnx
+
+    written = write_onnx(
+        out,
+        None if network is Exported.irc_net else motion_net,
+        None if alone else irc_net or "irc-net",
+        overwrite,
+    )
+    if not quiet:
+        for name, (paths, difference) in written.items():
+            unit = " px" if name == "motion-net" else ""
+            files = ", ".join(path.name for path in paths)
+            text = (
+                f"{paths[0].parent}: {files}; differs from torch by at most {difference:.1e}{unit} on a random picture"
+            )
+            _print(sys.stdout, _one_line(text))
     return 0
 
 
@@ -1452,6 +1531,33 @@ def _require_method(method: Method, weights: Path | None) -> None:
         return
     advice = "install ircdeblur again" if weights is None else "check --irc-net"
     _require_weights(irc_net_path(weights or method.value), load_irc_net, advice, "irc-net")
+
+
+def _require_libraries(extra: str, *names: str) -> None:
+    """Refuse early to do what needs libraries of an extra that are not installed."""
+    from importlib.util import find_spec
+
+    from ircdeblur.app.imagefile import ImageFileError
+
+    if missing := [name for name in names if find_spec(name) is None]:
+        raise ImageFileError(
+            f"the libraries for {extra} are not installed", ", ".join(missing), f'pip install "ircdeblur[{extra}]"'
+        )
+
+
+def _runtime(text: str, method: Method | None, motion_net: str | None, irc_net: Path | None) -> str | Path:
+    """Return the value of ``--runtime``, if it fits to what is to be done."""
+    if text == "torch":
+        return text
+    _require_libraries("onnx", "onnxruntime", *(["onnx"] if text == "onnx" else []))
+
+    from ircdeblur.nets.onnx import check_runtime
+
+    try:
+        check_runtime(text, None if method is None else method.value, motion_net, irc_net)
+    except ValueError as error:
+        raise UsageError(f"--runtime {text}: {error}") from error
+    return text if text == "onnx" else Path(text)
 
 
 def _require_weights(path: Path, load: Callable[[Path], object], advice: str, network: str) -> None:

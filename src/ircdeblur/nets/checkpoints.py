@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ircdeblur.nets.hub import HubMixin
 from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, ShrinkageConfig, ShrinkageIRCNet, UnrolledNet
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
 
@@ -91,30 +92,72 @@ def load_weights(
         If the file is not such a network or its tensors do not fit the configuration that it states.
     """
     path = Path(path)
+    metadata, state = read_weights(path)
+    if metadata.get("network") != kind:
+        raise ValueError(f"not the weights of a {name}: {path}")
+    net = build_net(build, metadata.get("config", ""), state, path)
+    summary: dict[str, Any] = json.loads(metadata.get("summary", "{}"))
+    if isinstance(net, HubMixin):
+        net.training_summary = summary
+    return net, summary
+
+
+def read_weights(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Return the metadata of a safetensors file and its tensors in float32; nothing else is ever read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is another kind of file, pickled weights among them.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no weights: {path}")
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a dict.
+            return file.metadata() or {}, {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"not a readable safetensors file: {path} ({error})") from error
-    if metadata.get("network") != kind:
-        raise ValueError(f"not the weights of a {name}: {path}")
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["config"]).items()}
-    net = build(config)
+
+
+def build_net(build: Callable[[dict[str, Any]], Net], config: str, state: dict[str, torch.Tensor], path: Path) -> Net:
+    """Return a network, ready for use.
+
+    Parameters
+    ----------
+    build : callable
+        Makes it from its configuration.
+    config : str
+        The configuration as JSON.
+    state : dict
+        Its tensors.
+    path : path
+        Where they are from, for messages.
+
+    Raises
+    ------
+    ValueError
+        If the configuration is none, or the tensors do not fit it.
+    """
+    try:
+        net = build({k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(config).items()})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"no usable configuration with the weights: {path}") from error
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"weights do not fit their configuration: {path}") from error
-    return net.eval(), json.loads(metadata.get("summary", "{}"))
+    if isinstance(net, IRCNet) and hasattr(net, "priors"):
+        net.priors.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net.eval()
 
 
 def save_motion_net(
     net: MotionNet, path: str | Path, summary: dict[str, Any] | None = None, half: bool = False
 ) -> None:
     """Write a Motion-Net; see `save_weights`."""
-    save_weights(net, "motion-net", asdict(net.config), path, summary, half)
+    save_weights(net, net.network, asdict(net.config), path, summary, half)
 
 
 def motion_net_path(name: str | Path = "small") -> Path:
@@ -140,8 +183,7 @@ _IRC_KINDS: dict[str, Callable[[dict[str, Any]], UnrolledNet]] = {
 def save_irc_net(net: UnrolledNet, path: str | Path, summary: dict[str, Any] | None = None, half: bool = False) -> None:
     """Write an IRC-Net of either kind; see `save_weights`."""
     assert isinstance(net, (IRCNet, ShrinkageIRCNet))
-    kind = "irc-net" if isinstance(net, IRCNet) else "irc-net-shrinkage"
-    save_weights(net, kind, asdict(net.config), path, summary, half)
+    save_weights(net, net.network, asdict(net.config), path, summary, half)
 
 
 def irc_net_path(name: str | Path) -> Path:
@@ -161,10 +203,7 @@ def load_irc_net(path: str | Path) -> tuple[UnrolledNet, dict[str, Any]]:
     kind = network_of(path)
     if kind not in _IRC_KINDS:
         raise ValueError(f"not the weights of an IRC-Net: {path}")
-    net, summary = load_weights(path, kind, "IRC-Net", _IRC_KINDS[kind])
-    if isinstance(net, IRCNet):
-        net.priors.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return net, summary
+    return load_weights(path, kind, "IRC-Net", _IRC_KINDS[kind])
 
 
 def network_of(path: Path) -> str:

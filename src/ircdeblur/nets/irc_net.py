@@ -36,6 +36,7 @@ from torch.nn import functional as F
 
 from ircdeblur.kernels import ANGLES, MotionBank
 from ircdeblur.motion import to_double_angle
+from ircdeblur.nets.hub import HubMixin
 from ircdeblur.operators import MotionBlur, UniformBlur, pad_adjoint
 from ircdeblur.solvers.admm import Callback, difference
 from ircdeblur.solvers.color import from_opponent, to_opponent
@@ -546,7 +547,7 @@ class ShrinkageConfig:
     color: float | None = 4.0
 
 
-class ShrinkageIRCNet(UnrolledNet):
+class ShrinkageIRCNet(UnrolledNet, HubMixin):
     """The paper's IRC-Net: prior filters, learned shrinkage, and learned inverse filters.
 
     Colour pictures are taken as luma and two opponent colours; the two share what is learned.
@@ -556,6 +557,10 @@ class ShrinkageIRCNet(UnrolledNet):
     config : ShrinkageConfig, optional
         Size and start.
     """
+
+    network = "irc-net-shrinkage"
+    about = "IRC-Net: deconvolution of known motion blur in a few unrolled stages with learned filters and shrinkage."
+    config_class = ShrinkageConfig
 
     def __init__(self, config: ShrinkageConfig | None = None):
         super().__init__()
@@ -773,7 +778,7 @@ class State:
     features: torch.Tensor | None = None
 
 
-class IRCNet(UnrolledNet):
+class IRCNet(UnrolledNet, HubMixin):
     """IRC-Net with a convolutional network as prior.
 
     A stage's prior sees x and the deblurred residuals of the observation and of the two differences, each on its own,
@@ -790,6 +795,10 @@ class IRCNet(UnrolledNet):
     fast : bool
         Convolve in bfloat16 where the device is made for it (see `has_fast_bfloat16`).
     """
+
+    network = "irc-net"
+    about = "IRC-Net: deconvolution of known motion blur in a few unrolled stages with a convolutional prior."
+    config_class = IRCNetConfig
 
     MAPS = 6
     """Planes that tell of the noise and the blur: see `maps`."""

@@ -16,13 +16,14 @@ class ChannelNorm(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
+        self.channels = channels
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to the same."""
         last = x.permute(0, 2, 3, 1)
-        return F.layer_norm(last, last.shape[-1:], self.weight, self.bias, eps=1e-5).permute(0, 3, 1, 2)
+        return F.layer_norm(last, (self.channels,), self.weight, self.bias, eps=1e-5).permute(0, 3, 1, 2)
 
 
 class ResidualBlock(nn.Module):

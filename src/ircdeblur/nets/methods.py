@@ -9,6 +9,7 @@ import torch
 
 from ircdeblur.nets.checkpoints import IRC_NETS, load_irc_net
 from ircdeblur.nets.irc_net import UnrolledNet
+from ircdeblur.nets.onnx import Runtime, irc_net_of
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers import settings as solvers
 from ircdeblur.solvers.admm import Callback, Result
@@ -21,9 +22,10 @@ DEFAULT_METHOD = METHODS[0]
 
 
 @functools.lru_cache(maxsize=4)
-def irc_net(device: torch.device, weights: str) -> UnrolledNet:
-    """Return the IRC-Net of the package by its method's name, or of a file, on a device."""
-    return load_irc_net(weights)[0].to(device)
+def irc_net(device: torch.device, weights: str, runtime: Runtime = "torch") -> UnrolledNet:
+    """Return the IRC-Net of the package by its method's name, or of a file, on a device; or one computed by ONNX."""
+    net = load_irc_net(weights)[0] if runtime == "torch" else irc_net_of(runtime, weights, device)
+    return net.to(device)
 
 
 def check_method(method: str, irc_net: str | Path | None = None, settings: Settings | None = None) -> None:
@@ -65,6 +67,7 @@ def deconvolve(
     error: torch.Tensor | None = None,
     irc_net_weights: str | Path | None = None,
     callback: Callback | None = None,
+    runtime: Runtime = "torch",
 ) -> Result:
     """Deconvolve.
 
@@ -89,8 +92,10 @@ def deconvolve(
     callback : callable, optional
         Called by the iterative methods after each iteration, by the networks after each stage; see
         `ircdeblur.solvers.settings.deconvolve`.
+    runtime : str or path
+        What computes a network; see `ircdeblur.nets.onnx.check_runtime`.
     """
     if method not in IRC_NETS:
         return solvers.deconvolve(y, blur, noise, method, settings, mask, callback=callback)
-    net = irc_net(y.device, str(irc_net_weights or method))
+    net = irc_net(y.device, str(irc_net_weights or method), runtime)
     return Result(net(y, blur, noise, error, mask, callback))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ircdeblur.motion import from_double_angle, to_double_angle, to_polar
+from ircdeblur.nets.hub import HubMixin
 from ircdeblur.nets.layers import AtrousPyramid, ChannelNorm, ResidualBlock
 
 STRIDE = 8
@@ -124,7 +125,7 @@ SIZES = {
 """The two sizes that are shipped."""
 
 
-class MotionNet(nn.Module):
+class MotionNet(nn.Module, HubMixin):
     """DeepLab-style regression of the motion, with the scale of its error.
 
     What blur leaves in a picture is the anisotropy of its fine gradients. So the network sees the first differences of
@@ -143,6 +144,10 @@ class MotionNet(nn.Module):
     Eboli, Sun & Ponce, section 3.1, with the double-angle vector in place of (length, angle), which has no jump at
     180 degrees, and a Laplace likelihood that learns where the motion cannot be seen.
     """
+
+    network = "motion-net"
+    about = "Motion-Net: how each pixel of a photograph moved, seen in the blurred photograph alone."
+    config_class = MotionNetConfig
 
     ENERGY_WINDOW = 31
     ENERGY_FLOOR = 0.004
@@ -250,7 +255,10 @@ class MotionNet(nn.Module):
         bottom, right = -height % STRIDE, -width % STRIDE
         if bottom or right:
             image = F.pad(image, (0, right, 0, bottom), mode="replicate")
-        grid = self.forward_grid(image)
+        return self.answer(self.forward_grid(image), height, width)
+
+    def answer(self, grid: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `forward` does, of the raw output on the network's grid and the size of the image."""
         full = F.interpolate(grid, scale_factor=STRIDE, mode="bilinear", align_corners=False)
         full = full[..., :height, :width]
         double = decode(full[:, :2].permute(0, 2, 3, 1), self.config.output)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import pickle
 import platform
 import time
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -70,8 +72,32 @@ class Schedule(Protocol):
 
 
 def steps_of(resume: Path | None) -> int:
-    """Return the steps that a run has behind it: after a resumption its pairs must not start with the first ones."""
-    return 0 if resume is None else int(torch.load(resume, map_location="cpu", weights_only=True)["global_step"])
+    """Return the steps that a run has behind it: after a resumption its pairs must not start with the first ones.
+
+    Parameters
+    ----------
+    resume : path or None
+        Checkpoint of the run, if it goes on.
+
+    Raises
+    ------
+    ValueError
+        If the file is no checkpoint of tensors and plain values alone; nothing else that is pickled is loaded.
+    """
+    if resume is None:
+        return 0
+    try:
+        return int(torch.load(resume, map_location="cpu", weights_only=True)["global_step"])
+    except (
+        pickle.UnpicklingError,
+        SafetensorError,
+        RuntimeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        EOFError,
+    ) as error:
+        raise ValueError(f"not a checkpoint of a training run: {resume}; give the last.ckpt of one") from error
 
 
 class _Endless(IterableDataset):
