@@ -7,23 +7,37 @@ them, after its options and its outputs have been checked. Every message is one 
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import re
 import shlex
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 import typer.main
+
+from ircdeblur.app.job import (
+    MIN_TILE,
+    MOTION_SUFFIXES,
+    Deblurring,
+    Job,
+    Progress,
+    Result,
+    Task,
+    error_text,
+    one_line,
+    own_warnings,
+    process_file,
+    write_drawing,
+    write_motion_file,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,12 +45,6 @@ if TYPE_CHECKING:
     from ircdeblur.app.imagefile import Inputs, Photo
 
 __all__ = ["app", "main"]
-
-MIN_TILE = 256
-"""Smallest side of a tile: four times `ircdeblur.restore.OVERLAP`."""
-
-MOTION_SUFFIXES = (".npz", ".flo", ".png")
-"""What a motion field can be written as; ``.png`` is a drawing of it."""
 
 KERNEL_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 """What a kernel can be written as."""
@@ -98,37 +106,7 @@ class UsageError(Exception):
     """The command line itself is wrong; the exit code is 2."""
 
 
-Progress = Callable[[int, int], None]
 Follow = Callable[[int, Path], Progress]
-
-
-class Result(NamedTuple):
-    """What a job makes of one photograph.
-
-    Attributes
-    ----------
-    pixels : (H, W) or (H, W, 3) array
-        The picture to write.
-    motion : (H, W, 2) array or None
-        Its motion field, if there is one to write.
-    text : str
-        What to say about it.
-    """
-
-    pixels: np.ndarray
-    motion: np.ndarray | None = None
-    text: str = ""
-
-
-Job = Callable[["Photo", int, Progress], Result]
-
-
-class Task(NamedTuple):
-    """One photograph: where it is, and where its result and its motion field go."""
-
-    source: Path
-    output: Path
-    motion: Path | None
 
 
 # ---------------------------------------------------------------------------------------------------- options
@@ -247,7 +225,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if isinstance(error, UsageError) or hasattr(error, "format_message"):
             _print(sys.stderr, f"error: {_usage_text(error, str(state['command']))}")
             return int(getattr(error, "exit_code", 2))
-        _print(sys.stderr, f"error: {_error_text(error)}")
+        _print(sys.stderr, f"error: {error_text(error)}")
         return 1
     return 2 if not arguments else int(code or 0)
 
@@ -301,31 +279,14 @@ def deblur(
     _check_number("--strength", strength, 0.0, 1.0)
     sigma, side = _noise(noise), _tile(tile)
 
-    def prepare() -> Job:
-        from ircdeblur import restore
-        from ircdeblur.motion import describe
+    job = Deblurring(
+        method.value, irc_net, sigma, strength, motion_net, consolidation.value, side, device, linear_light
+    )
 
-        target = _device(device)
+    def prepare() -> Job:
+        _device(device)
         _require_motion_net(motion_net)
         _require_method(method, irc_net)
-
-        def job(photo: Photo, index: int, progress: Progress) -> Result:
-            sharp, motion = restore.deblur(
-                photo.pixels,
-                return_motion=True,
-                method=method.value,
-                irc_net=irc_net,
-                noise=sigma,
-                strength=strength,
-                motion_net=motion_net,
-                consolidation=consolidation.value,
-                tile=side,
-                device=target,
-                linear_light=linear_light,
-                progress=progress,
-            )
-            return Result(sharp, motion, describe(motion))
-
         return job
 
     report = Report(quiet, _debug(context))
@@ -401,11 +362,11 @@ def motion(
             return_error=True,
         )
     if out is not None:
-        _write_motion(out, field, photo.pixels, overwrite, error)
+        write_motion_file(out, field, photo.pixels, overwrite, error)
     if kernels is not None:
         from ircdeblur.plots import draw_kernels
 
-        _write_drawing(kernels, draw_kernels(photo.pixels, field, error), overwrite)
+        write_drawing(kernels, draw_kernels(photo.pixels, field, error), overwrite)
     text, values = describe(field, error), _rounded(summarize(field, error)._asdict())
     if pixel is not None:
         kernel = kernel_at(field, *pixel)
@@ -668,7 +629,7 @@ def train(
         fit = _trainer(network, config, start or [])
     except (ValueError, TypeError, yaml.YAMLError) as error:
         what = f"not a usable configuration ({str(error).removeprefix(f'{config}: ')})"
-        raise ImageFileError(_one_line(what), config, "correct it") from error
+        raise ImageFileError(one_line(what), config, "correct it") from error
     last = folder / "last.ckpt"
     if resume is None and (last.exists() or any(folder.glob("*.safetensors"))):
         raise ImageFileError("the folder holds a run already", folder, f"add --resume {last} or choose another --out")
@@ -766,7 +727,7 @@ def reproduce(
         if config is None:
             raise
         what = f"not a usable configuration ({str(error).removeprefix(f'{config}: ')})"
-        raise ImageFileError(_one_line(what), config, "correct it") from error
+        raise ImageFileError(one_line(what), config, "correct it") from error
     _print(sys.stdout, text)
     return 0
 
@@ -1020,8 +981,6 @@ def _process(
         expand_inputs,
         make_folder,
         plan_outputs,
-        read_photo,
-        write_photo,
     )
 
     found = expand_inputs(inputs)
@@ -1052,7 +1011,7 @@ def _process(
         tasks.append(task)
     if dry_run:
         for task in tasks:
-            _print(sys.stdout, " -> ".join(_one_line(str(path)) for path in task if path is not None))
+            _print(sys.stdout, " -> ".join(one_line(str(path)) for path in task if path is not None))
         return int(report.failed)
     if not tasks:
         return 1
@@ -1062,14 +1021,7 @@ def _process(
         for index, task in enumerate(tasks):
             step = follow(index, task.source)
             try:
-                photo = read_photo(task.source)
-                report.notes(photo.notes, task.source)
-                check_output(task.output, overwrite=overwrite, photo=photo)
-                with report.noting(task.source):
-                    result = job(photo, index, step)
-                report.notes(write_photo(task.output, result.pixels, photo, overwrite=overwrite), task.output)
-                if task.motion is not None and result.motion is not None:
-                    _write_motion(task.motion, result.motion, photo.pixels, overwrite)
+                result = process_file(task, job, report.notes, index=index, progress=step, overwrite=overwrite)
             except Exception as error:
                 report.error(error, task.source)
                 continue
@@ -1099,38 +1051,6 @@ def _plan_motions(inputs: Inputs, out: str | None) -> tuple[list[Path | None], P
             )
         planned[path] = source
     return list(planned), target
-
-
-def _write_motion(
-    path: Path, motion: np.ndarray, pixels: np.ndarray, overwrite: bool, error: np.ndarray | None = None
-) -> None:
-    """Write a motion field, or a drawing of it over the picture; that shows the expected errors if they are given."""
-    from ircdeblur.app.imagefile import atomic_write
-
-    kind = path.suffix.lower()
-    if kind != ".png":
-        from ircdeblur.motion import write_motion
-
-        with atomic_write(path, overwrite=overwrite) as temp:
-            write_motion(temp, motion, kind)
-        return
-
-    from ircdeblur.plots import draw_motion
-
-    _write_drawing(path, draw_motion(pixels, motion, error), overwrite)
-
-
-def _write_drawing(path: Path, drawing: np.ndarray, overwrite: bool) -> None:
-    """Write a uint8 array (H, W, 3) as a PNG file."""
-    import pyvips
-
-    from ircdeblur.app.imagefile import atomic_write
-
-    height, width, bands = drawing.shape
-    image = pyvips.Image.new_from_memory(drawing.data, width, height, bands, "uchar").copy(interpretation="srgb")
-    data = image.write_to_buffer(".png")
-    with atomic_write(path, overwrite=overwrite) as temp:
-        temp.write_bytes(data)
 
 
 def _write_kernel(path: Path, kernel: np.ndarray, overwrite: bool) -> None:
@@ -1169,7 +1089,7 @@ def _progress(count: int, quiet: bool) -> Iterator[Follow]:
         task = bar.add_task("", total=count)
 
         def follow(index: int, path: Path) -> Progress:
-            name = _one_line(path.name)
+            name = one_line(path.name)
             text = name if count == 1 else f"{index + 1}/{count} {name}"
             bar.update(task, completed=index, description=text)
             return lambda done, total: bar.update(task, completed=index + done / total)
@@ -1402,69 +1322,37 @@ class Report:
     def say(self, text: str) -> None:
         """Print a result."""
         if not self.quiet:
-            _print(sys.stdout, _one_line(text))
+            _print(sys.stdout, one_line(text))
 
     def notes(self, texts: Sequence[str], path: Path) -> None:
         """Print what the user should know about a file."""
         if not self.quiet:
             for text in texts:
-                _print(sys.stderr, f"note: {_one_line(f'{path}: {text}')}")
+                _print(sys.stderr, f"note: {one_line(f'{path}: {text}')}")
 
     def error(self, error: Exception, path: Path | None = None) -> None:
         """Print an error about a file."""
         self.failed = True
         if self.debug:
             traceback.print_exception(error)
-        _print(sys.stderr, f"error: {_error_text(error, path)}")
+        _print(sys.stderr, f"error: {error_text(error, path)}")
 
     @contextmanager
     def noting(self, path: Path) -> Iterator[None]:
         """Turn the warnings that this package gives in the block into notes about a file; drop all others."""
-        package = str(Path(__file__).parents[1])
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with own_warnings() as texts:
             yield
-        texts = [
-            str(warning.message)
-            for warning in caught
-            if warning.category in (UserWarning, RuntimeWarning) and warning.filename.startswith(package)
-        ]
-        self.notes(list(dict.fromkeys(texts)), path)
+        self.notes(texts, path)
 
 
 def _debug(context: typer.Context) -> bool:
     return bool(context.ensure_object(dict).get("debug", False))
 
 
-def _error_text(error: Exception, path: Path | None = None) -> str:
-    """Say in one line what went wrong, where, and what to do."""
-    from ircdeblur.app.imagefile import ImageFileError
-
-    text = str(error)
-    where = f": {path}" if path is not None and str(path) not in text else ""
-    if isinstance(error, ImageFileError):
-        return text
-    if isinstance(error, MemoryError) or _is_out_of_memory(text):
-        return _one_line(f"not enough memory{where}; add --tile {MIN_TILE}, or make the picture smaller")
-    if isinstance(error, OSError) and error.errno is not None:
-        place = path if error.filename is None else error.filename
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space" if full else "check the name and your rights to it"
-        return _one_line(f"{error.strerror}{f': {place}' if place is not None else ''}; {advice}")
-    if isinstance(error, (ValueError, FileNotFoundError)):
-        return _one_line(f"{text}{where}" + ("" if ";" in text else "; check the input and the options"))
-    return _one_line(f"internal fault, {type(error).__name__} ({text}){where}; set IRCDEBLUR_DEBUG=1 and report it")
-
-
-def _is_out_of_memory(text: str) -> bool:
-    # The CPU's allocator raises a plain RuntimeError, the GPU's a subclass that says the first.
-    return any(phrase in text.lower() for phrase in ("out of memory", "can't allocate memory", "not enough memory"))
-
-
 def _usage_text(error: Exception, command: str) -> str:
     """Say in one line what is wrong with the command line."""
     text = error.format_message() if hasattr(error, "format_message") else str(error)
-    text = _one_line(text).rstrip(".")
+    text = one_line(text).rstrip(".")
     # The first word of an option or a value is no beginning of a sentence.
     return f"{text[:1].lower()}{text[1:]}; see '{command} --help'"
 
@@ -1474,12 +1362,6 @@ def _size(array: np.ndarray) -> str:
     height, width, *rest = array.shape
     colours = {(): ", grey", (3,): ", RGB"}.get(tuple(rest), "")
     return f"{width} x {height}{colours}"
-
-
-def _one_line(text: str) -> str:
-    """Join lines; show what cannot be printed, such as bytes of a file name that are no text, by its code."""
-    joined = re.sub(r"\s*[\n\t]\s*", " ", text.strip())
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in joined)
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:
