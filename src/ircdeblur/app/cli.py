@@ -76,6 +76,13 @@ class Consolidation(str, Enum):
     none = "none"
 
 
+class Engine(str, Enum):
+    """Where a batch is computed."""
+
+    local = "local"
+    ray = "ray"
+
+
 class Network(str, Enum):
     """Networks that can be trained."""
 
@@ -291,6 +298,95 @@ def deblur(
 
     report = Report(quiet, _debug(context))
     return _process(prepare, report, inputs, out, suffix, motion_out, overwrite, dry_run)
+
+
+@app.command()
+def batch(
+    context: typer.Context,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="Folder, with those in it; or a list: a path or JSON object per line."),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUTPUT_DIR", help="Folder of the results and their manifest.jsonl.")],
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="In this process, or on a Ray cluster that sees the same files.")
+    ] = Engine.local,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="ADDR", help="Of the Ray cluster: auto, or host:port; else one is started."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", min=1, help="Ray workers; one per GPU, else per machine, if not given."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after a kill, with what failed or is new; or begin.")
+    ] = False,
+    motion_out: Annotated[
+        Path | None, typer.Option("--motion-out", metavar="DIR", help="Folder for the motion of each, as .npz.")
+    ] = None,
+    method: METHOD = Method.irc_net,
+    irc_net: IRC_NET = None,
+    noise: NOISE = "auto",
+    strength: STRENGTH = 1.0,
+    motion_net: MOTION_NET = "small",
+    consolidation: CONSOLIDATION = Consolidation.picture,
+    tile: TILE = "auto",
+    device: DEVICE = "auto",
+    linear_light: LINEAR = False,
+    suffix: SUFFIX = "_sharp",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew and replace the results.")] = False,
+    quiet: QUIET = False,
+    dry_run: DRY_RUN = False,
+) -> int:
+    """Undo the motion blur of a folder of photographs.
+
+    Sub-folders are kept. A line of OUTPUT_DIR/manifest.jsonl tells of every file: input, output, seconds, motion,
+    error. A run that was killed goes on with --resume, and loses nothing.
+    """
+    _check_number("--strength", strength, 0.0, 1.0)
+    if engine is Engine.local and (address is not None or workers is not None):
+        raise UsageError(f"{'--workers' if address is None else '--address'} is for --engine ray")
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    job = Deblurring(
+        method.value,
+        irc_net,
+        _noise(noise),
+        strength,
+        motion_net,
+        consolidation.value,
+        _tile(tile),
+        device,
+        linear_light,
+    )
+    from ircdeblur.app import batch as folders
+
+    report = Report(quiet, _debug(context))
+    plan = folders.plan_batch(source, out, suffix)
+    for problem in plan.problems:
+        report.error(problem)
+    if dry_run:
+        for work in folders.left_of(plan, out) if resume else plan.works:
+            _print(sys.stdout, one_line(f"{work.source} -> {out / work.output}"))
+        return int(report.failed)
+
+    run: Callable[..., Any] | None = None
+    if engine is Engine.ray:
+        from ircdeblur.app.cluster import RayEngine
+
+        run = RayEngine(address, workers)
+    else:
+        _device(device)
+    _require_motion_net(motion_net)
+    _require_method(method, irc_net)
+    file_job, settings = folders.file_job(job, out, motion_out, suffix)
+    with (
+        folders.Batch(plan, out, file_job, settings, resume, overwrite) as begun,
+        _progress(len(begun.left), quiet) as follow,
+    ):
+        folders.run_batch(begun, run, report, follow)
+    return int(report.failed)
 
 
 @app.command()
@@ -1336,6 +1432,11 @@ class Report:
         if self.debug:
             traceback.print_exception(error)
         _print(sys.stderr, f"error: {error_text(error, path)}")
+
+    def fail(self, text: str) -> None:
+        """Print an error that has been put into words already."""
+        self.failed = True
+        _print(sys.stderr, f"error: {one_line(text)}")
 
     @contextmanager
     def noting(self, path: Path) -> Iterator[None]:

@@ -155,7 +155,7 @@ def process_file(
 
     photo = read_photo(task.source)
     note(photo.notes, task.source)
-    check_output(task.output, overwrite=overwrite, photo=photo)
+    check_output(task.output, overwrite=overwrite, inputs=[task.source], photo=photo)
     with own_warnings() as texts:
         result = job(photo, index, progress)
     note(texts, task.source)
