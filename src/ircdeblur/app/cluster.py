@@ -12,7 +12,10 @@ import json
 import logging
 import os
 import platform
+import socket
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ircdeblur.app.batch import FileJob, Record, Work
@@ -103,17 +106,25 @@ class RayEngine:
     def _connect(self) -> None:
         import ray
 
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         if self.address is None:
-            cores = max(os.cpu_count() or 1, self.workers or 1)
-            store = OBJECT_STORE
-            ray.init(address="local", num_cpus=cores, include_dashboard=False, object_store_memory=store, **quiet)
-            return
+            options |= {"num_cpus": max(os.cpu_count() or 1, self.workers or 1), "include_dashboard": False}
+            options["object_store_memory"] = OBJECT_STORE
         try:
-            ray.init(address=self.address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            what = "no Ray cluster answers"
+            self._knock()
+            with _silent():
+                ray.init(address=self.address or "local", **options)
+        except (OSError, RuntimeError, ValueError) as error:
+            if self.address is None:
+                raise
+            what = f"no Ray cluster answers ({str(error).strip().partition(chr(10))[0]})"
             raise ImageFileError(what, self.address, "check --address, or start one with: ray start --head") from error
+
+    def _knock(self) -> None:
+        """Raise `OSError` if nobody listens at the address: Ray itself would try for minutes."""
+        host, _, port = (self.address or "").rpartition("://")[2].rpartition(":")
+        if host and port.isdigit():
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
     def _run(self, works: list[Work], file_job: FileJob) -> Iterator[Record]:
         from ray import data
@@ -157,3 +168,17 @@ class RayEngine:
         # The actors are spread over the machines evenly; the smallest one must have the cores for those that it gets.
         cores = min((machine["CPU"] for machine in machines if machine.get("CPU", 0) >= 1), default=1)
         return count, max(1, int(cores // -(-count // len(machines)))), None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what is written to stderr in the block, by libraries in C++ too."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
