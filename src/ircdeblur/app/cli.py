@@ -686,6 +686,12 @@ def train(
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="CKPT", help="Checkpoint of the run to go on with.")
     ] = None,
+    devices: Annotated[
+        int, typer.Option("--devices", metavar="N", min=1, help="GPUs of this machine, or processes if it has none.")
+    ] = 1,
+    nodes: Annotated[
+        int, typer.Option("--nodes", metavar="N", min=1, help="Machines; start the same command on each.")
+    ] = 1,
     quiet: QUIET = False,
 ) -> int:
     """Train a network.
@@ -736,6 +742,8 @@ def train(
     for path in start or ():
         command += ["--weights", path.name]
     command += ["--max-time", max_time] if max_time is not None else []
+    for option, count in (("--devices", devices), ("--nodes", nodes)):
+        command += [option, str(count)] if count > 1 else []
     try:
         weights = fit(
             data=data,
@@ -744,11 +752,15 @@ def train(
             resume=resume,
             command=shlex.join(command),
             progress=sys.stderr.isatty() and not quiet,
+            devices=devices,
+            nodes=nodes,
         )
     except SystemExit as error:
         # Lightning answers Ctrl-C by leaving the program.
         raise KeyboardInterrupt from error
-    if not quiet:
+    # Lightning starts this command again for the other processes, with these variables.
+    first = all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK"))
+    if first and not quiet:
         _print(sys.stdout, str(weights))
     return 0
 
