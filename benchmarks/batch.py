@@ -6,7 +6,7 @@ is killed twice, at random times, by SIGKILL, and resumed. Then the same photogr
 more of the batch's own cost than the time on the wall does. Prints a table in Markdown and writes it to the file
 that is given::
 
-    python benchmarks/batch.py [--count 200] [--method irc-net] [--no-ray] [-o batch.md]
+    python benchmarks/batch.py [--count 200] [--method irc-net] [--parts kills cost ray] [-o batch.md]
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ from skimage import data
 
 HEIGHT, WIDTH = 160, 200
 BAD = 5
+PARTS = ("kills", "cost", "ray")
 
 LOOP = """
 import sys, time
 from pathlib import Path
 import ircdeblur
 from ircdeblur.app.imagefile import read_photo, write_photo
-source, out, method = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+source, out, method, consolidation = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
 files = sorted(p for p in source.rglob("*") if p.is_file() and not p.name.startswith("bad"))
 start = time.perf_counter()
 for file in files:
     photo = read_photo(file)
-    write_photo(out / f"{file.stem}.png", ircdeblur.deblur(photo.pixels, method=method), photo)
+    sharp = ircdeblur.deblur(photo.pixels, method=method, consolidation=consolidation)
+    write_photo(out / f"{file.stem}.png", sharp, photo)
 print(time.perf_counter() - start)
 """
 """The plain loop: it reads, deblurs and writes, and knows nothing of kills, bad files and manifests."""
@@ -69,9 +71,9 @@ def make_folder(folder: Path, count: int, seed: int = 0) -> None:
     odd.save(folder / "day2" / "bad-samples.tif")
 
 
-def command(source: Path, out: Path, method: str, *options: str) -> list[str]:
+def command(source: Path, out: Path, *options: str) -> list[str]:
     """Return the command line of a batch."""
-    return [sys.executable, "-m", "ircdeblur", "batch", str(source), str(out), "--method", method, *options]
+    return [sys.executable, "-m", "ircdeblur", "batch", str(source), str(out), *options]
 
 
 def records(out: Path) -> list[dict[str, object]]:
@@ -81,13 +83,13 @@ def records(out: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in lines]
 
 
-def killed(source: Path, out: Path, method: str, count: int, seed: int) -> tuple[list[int], int]:
+def killed(source: Path, out: Path, job: list[str], count: int, seed: int) -> tuple[list[int], int]:
     """Run a batch that is killed twice; return the lines at each kill, and the exit code of the last run."""
     rng = random.Random(seed)
     at = []
     for kill in range(2):
         options = ["--resume"] if kill else []
-        process = subprocess.Popen(command(source, out, method, *options), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command(source, out, *job, *options), stdout=subprocess.DEVNULL)
         wanted = int(count * (kill + rng.uniform(0.2, 0.9)) / 3)
         while process.poll() is None and len(records(out)) < wanted:
             time.sleep(0.05)
@@ -96,7 +98,7 @@ def killed(source: Path, out: Path, method: str, count: int, seed: int) -> tuple
         process.send_signal(signal.SIGKILL)
         process.wait()
         at.append(len(records(out)))
-    last = subprocess.run(command(source, out, method, "--resume"), capture_output=True, text=True)
+    last = subprocess.run(command(source, out, *job, "--resume"), capture_output=True, text=True)
     return at, last.returncode
 
 
@@ -145,10 +147,12 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200, help="photographs, the bad ones included")
     parser.add_argument("--method", default="irc-net")
     parser.add_argument("--seed", type=int, default=0, help="of the crops and of the times of the kills")
-    parser.add_argument("--no-ray", action="store_true", help="leave Ray out")
+    parser.add_argument("--consolidation", default="picture", help="none takes a fifth of the time")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to do of: %(choices)s")
     parser.add_argument("-o", "--output", type=Path, help="file for the table")
     given = parser.parse_args()
     good = given.count - BAD
+    job = ["--method", given.method, "--consolidation", given.consolidation]
     rows: list[tuple[str, str]] = []
 
     def row(name: str, value: str) -> None:
@@ -161,43 +165,45 @@ def main() -> int:
         make_folder(source, given.count, given.seed)
         load = os.getloadavg()[0]
 
-        at, code = killed(source, root / "killed", given.method, given.count, given.seed)
-        row("killed by SIGKILL after", f"{at[0]} and {at[1]} of {given.count} files; last exit code {code}")
-        for name, number in check(source, root / "killed").items():
-            row(name, str(number))
+        if "kills" in given.parts:
+            at, code = killed(source, root / "killed", job, given.count, given.seed)
+            row("killed by SIGKILL after", f"{at[0]} and {at[1]} of {given.count} files; last exit code {code}")
+            for name, number in check(source, root / "killed").items():
+                row(name, str(number))
 
-        (root / "loop").mkdir()
-        loop = [sys.executable, "-c", LOOP, str(source), str(root / "loop"), given.method]
-        before = processor_time()
-        plain = float(subprocess.run(loop, capture_output=True, text=True, check=True).stdout)
-        plain_used = processor_time() - before
-        row("plain loop", f"{good / plain:.2f} photographs/s; {plain_used:.1f} s of processor time")
-        start, before = time.perf_counter(), processor_time()
-        subprocess.run(command(source, root / "batch", given.method, "-q"), capture_output=True)
-        whole, used = time.perf_counter() - start, processor_time() - before
-        check(source, root / "batch")
-        rate = steady(root / "batch", good)
-        row("batch", f"{rate:.2f} photographs/s ({whole:.0f} s in all); {used:.1f} s of processor time")
-        row("batch against the plain loop", f"{used / plain_used - 1:+.1%} processor time")
+        if "cost" in given.parts:
+            (root / "loop").mkdir()
+            loop = [sys.executable, "-c", LOOP, str(source), str(root / "loop"), given.method, given.consolidation]
+            before = processor_time()
+            plain = float(subprocess.run(loop, capture_output=True, text=True, check=True).stdout)
+            plain_used = processor_time() - before
+            row("plain loop", f"{good / plain:.2f} photographs/s; {plain_used:.1f} s of processor time")
+            start, before = time.perf_counter(), processor_time()
+            subprocess.run(command(source, root / "batch", *job, "-q"), capture_output=True)
+            whole, used = time.perf_counter() - start, processor_time() - before
+            check(source, root / "batch")
+            rate = steady(root / "batch", good)
+            row("batch", f"{rate:.2f} photographs/s ({whole:.0f} s in all); {used:.1f} s of processor time")
+            row("batch against the plain loop", f"{used / plain_used - 1:+.1%} processor time")
 
-        rates = {}
-        for workers in () if given.no_ray else (1, 2):
-            out = root / f"ray{workers}"
-            options = ["-q", "--engine", "ray", "--workers", str(workers), "--device", "cpu"]
-            start = time.perf_counter()
-            subprocess.run(command(source, out, given.method, *options), capture_output=True)
-            whole = time.perf_counter() - start
-            check(source, out)
-            rates[workers] = steady(out, good)
-            row(f"Ray, {workers} workers", f"{rates[workers]:.2f} photographs/s ({whole:.0f} s in all)")
-        if rates:
+        if "ray" in given.parts:
+            rates = {}
+            for workers in (1, 2):
+                out = root / f"ray{workers}"
+                options = ["-q", "--engine", "ray", "--workers", str(workers), "--device", "cpu"]
+                start = time.perf_counter()
+                subprocess.run(command(source, out, *job, *options), capture_output=True)
+                whole = time.perf_counter() - start
+                check(source, out)
+                rates[workers] = steady(out, good)
+                row(f"Ray, {workers} workers", f"{rates[workers]:.2f} photographs/s ({whole:.0f} s in all)")
             row("Ray, two workers against one", f"{rates[2] / rates[1]:.2f} times the throughput")
-            row("Ray, one worker against the batch", f"{rates[1] / rate:.2f} times the throughput")
 
         threads = os.environ.get("OMP_NUM_THREADS", "all")
         row("load before and after", f"{load:.1f} and {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         row("machine", f"{platform.machine()}, {threads} threads, Python {platform.python_version()}")
-    text = f"`ircdeblur batch`, {given.count} photographs of {WIDTH} x {HEIGHT}, {given.method}\n\n| | |\n|---|---|\n"
+    what = f"{given.count} photographs of {WIDTH} x {HEIGHT}, {' '.join(job)}"
+    text = f"`ircdeblur batch`, {what}\n\n| | |\n|---|---|\n"
     text += "".join(f"| {name} | {value} |\n" for name, value in rows)
     print(text)
     if given.output is not None:

@@ -18,7 +18,7 @@ from skimage import data
 
 import ircdeblur
 from ircdeblur.app import batch, cli, cluster
-from ircdeblur.app.imagefile import ImageFileError, atomic_write
+from ircdeblur.app.imagefile import ImageFileError
 from ircdeblur.motion import read_motion, summarize
 
 CHEAP = ("--method", "wiener", "--consolidation", "none", "--noise", "0.01", "--device", "cpu")
@@ -125,25 +125,24 @@ def test_list(photos, tmp_path, capsys):
         batch.plan_batch(objects, tmp_path / "out")
 
 
-def test_plan_refuses_what_would_lose_a_file(photos, tmp_path):
-    for name in ("same.dat", "same.png"):
-        write(photos / "same.png").rename(photos / name) if name.endswith("dat") else write(photos / name)
+@pytest.mark.parametrize(
+    ("source", "out", "suffix", "message"),
+    [
+        ("photos", "photos", "_sharp", "folder of the inputs"),
+        ("photos/list", "out", "_sharp", "output of both"),
+        ("photos/own", "photos", "", "would replace an input"),
+        ("photos/b.png", "out", "", "neither a folder nor a list"),
+        ("photos/trip", "out", "/x", "slash"),
+        ("nowhere", "out", "", "no such file or folder"),
+        ("photos/empty", "out", "", "list is empty"),
+    ],
+)
+def test_plan_refuses_what_would_lose_a_file(source, out, suffix, message, photos, tmp_path):
     (photos / "list").write_text("same.dat\nsame.png\n")
-    for source, out, suffix, message in (
-        (photos, photos, "_sharp", "folder of the inputs"),
-        (photos / "list", tmp_path / "out", "_sharp", "output of both"),
-        (photos / "trip", photos, "", "would replace an input|output of both"),
-        (photos / "b.png", tmp_path / "out", "", "neither a folder nor a list"),
-        (photos, tmp_path / "out", "/x", "slash"),
-        (tmp_path / "nowhere", tmp_path / "out", "", "no such file or folder"),
-    ):
-        if suffix == "":
-            write(photos / "c.png")
-        if source == photos / "trip":
-            source = photos / "list"
-            source.write_text("c.png\n")
-        with pytest.raises(ImageFileError, match=message):
-            batch.plan_batch(source, out, suffix)
+    (photos / "own").write_text("b.png\n")
+    (photos / "empty").touch()
+    with pytest.raises(ImageFileError, match=message):
+        batch.plan_batch(tmp_path / source, tmp_path / out, suffix)
 
 
 def test_outputs_within_the_inputs_are_no_inputs(photos, capsys):
@@ -417,8 +416,3 @@ def test_ray_and_a_killed_worker(tmp_path, capsys):
     # What Ray could not do is done here.
     arguments = ("--method", "wiener", "--consolidation", "none", "--noise", "0.01", "--device", "cpu", "--resume")
     assert call(capsys, photos, out, *arguments)[1][-1] == f"{out}: 1 done, 1 failed, 11 done before"
-
-
-def test_atomic_write_names_what_a_kill_leaves(tmp_path):
-    with atomic_write(tmp_path / "x.png") as temp:
-        assert temp.name.startswith(batch.TEMP_PREFIX)

@@ -270,6 +270,8 @@ def run(
         num_nodes=nodes,
         # A network may be trained in parts: a stage's prior alone, for instance.
         strategy="ddp_find_unused_parameters_true" if several else "auto",
+        # The one validation batch is for the first process.
+        use_distributed_sampler=False,
         max_epochs=-1,
         max_time=None if max_time is None else timedelta(seconds=parse_time(max_time)),
         precision=schedule.precision,  # type: ignore[arg-type]
