@@ -379,15 +379,13 @@ def test_ray_and_a_killed_worker(tmp_path, capsys):
     (photos / "bad.png").touch()
     fatal = str(photos / "03.png")
 
-    class Fatal(cluster._Worker):
-        def __call__(self, row):
-            if json.loads(row["work"])[0] == fatal:
-                job = self._file_job
-                with job._attempt(batch.Task(Path(fatal), job.out / "03_sharp.png", None)):
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return super().__call__(row)
+    class Fatal(batch.Deblurring):
+        def __call__(self, photo, index, progress):
+            if str(photo.path) == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(photo, index, progress)
 
-    job = batch.Deblurring(method="wiener", consolidation="none", noise=0.01, device="cpu")
+    job = Fatal(method="wiener", consolidation="none", noise=0.01, device="cpu")
     file_job, settings = batch.file_job(job, out, None, "_sharp")
     plan = batch.plan_batch(photos, out)
     killed = []
@@ -396,15 +394,14 @@ def test_ray_and_a_killed_worker(tmp_path, capsys):
         """Kills a worker after the third photograph."""
 
         def __call__(self, number, path):
-            workers = [int(line["worker"].rpartition(":")[2]) for line in lines(out)]
             if number == 3:
-                killed.append(workers[-1])
-                os.kill(workers[-1], signal.SIGKILL)
+                killed.append(int(lines(out)[-1]["worker"].rpartition(":")[2]))
+                os.kill(killed[0], signal.SIGKILL)
             return lambda done, total: None
 
     report = cli.Report(quiet=False, debug=False)
     with batch.Batch(plan, out, file_job, settings, False, False) as begun:
-        batch.run_batch(begun, cluster.RayEngine(workers=2, worker=Fatal), report, Follow())
+        batch.run_batch(begun, cluster.RayEngine(workers=2), report, Follow())
     errors = [line for line in lines(out) if line["error"]]
     assert killed
     assert sorted(line["output"] for line in lines(out)) == sorted(work.output for work in plan.works)
@@ -414,5 +411,4 @@ def test_ray_and_a_killed_worker(tmp_path, capsys):
     assert written(out) == [f"{n:02d}_sharp.png" for n in range(12) if n != 3]
     assert report.failed
     # What Ray could not do is done here.
-    arguments = ("--method", "wiener", "--consolidation", "none", "--noise", "0.01", "--device", "cpu", "--resume")
-    assert call(capsys, photos, out, *arguments)[1][-1] == f"{out}: 1 done, 1 failed, 11 done before"
+    assert call(capsys, photos, out, *CHEAP, "--resume")[1][-1] == f"{out}: 1 done, 1 failed, 11 done before"

@@ -58,8 +58,6 @@ class RayEngine:
         Of a cluster that runs; None starts Ray on this machine, and ends it afterwards.
     workers : int or None
         Number of actors; by default one for each GPU, or if there are none, for each machine.
-    worker : type
-        What an actor holds, made from a `FileJob`.
 
     Raises
     ------
@@ -67,12 +65,12 @@ class RayEngine:
         If Ray is not installed.
     """
 
-    def __init__(self, address: str | None = None, workers: int | None = None, worker: type = _Worker):
+    def __init__(self, address: str | None = None, workers: int | None = None):
         from importlib.util import find_spec
 
         if any(find_spec(name) is None for name in ("ray", "pyarrow")):
             raise ImageFileError("Ray is not installed", "ray[data]", 'pip install "ircdeblur[cluster]"')
-        self.address, self.workers, self.worker = address, workers, worker
+        self.address, self.workers = address, workers
 
     def __call__(self, works: list[Work], file_job: FileJob) -> Iterator[Record]:
         """Yield the lines of the manifest as they come.
@@ -139,7 +137,7 @@ class RayEngine:
         count, cores, gpus = self._share(len(works), file_job.job.device)
         names = [{"work": json.dumps(work)} for work in works]
         answers = data.from_items(names, override_num_blocks=min(len(works), BLOCKS)).map(
-            self.worker,
+            _Worker,
             fn_constructor_args=(file_job,),
             # More in flight would wait behind a large photograph while another actor has nothing to do.
             compute=data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
