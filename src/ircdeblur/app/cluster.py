@@ -135,9 +135,11 @@ class RayEngine:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
         count, cores, gpus = self._share(len(works), file_job.job.device)
+        # Ray Data's own type for it knows of functions only.
+        actor: Any = _Worker
         names = [{"work": json.dumps(work)} for work in works]
         answers = data.from_items(names, override_num_blocks=min(len(works), BLOCKS)).map(
-            _Worker,
+            actor,
             fn_constructor_args=(file_job,),
             # More in flight would wait behind a large photograph while another actor has nothing to do.
             compute=data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
