@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -264,6 +265,8 @@ def run(
     several = devices * nodes > 1
     if several:
         summary["processes"] = devices * nodes
+        # The first process alone has figures to log.
+        warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     trainer = lightning.Trainer(
         accelerator="gpu" if gpu else "cpu",
         devices=devices,
