@@ -33,7 +33,10 @@ from ircdeblur.nets.motion_net import LENGTH_UNIT, MotionNet, MotionNetConfig
 from ircdeblur.psf import read_psf
 
 HEIGHT, WIDTH = 80, 96
-COMMANDS = {"deblur", "motion", "deconvolve", "blur", "compare", "dataset", "train", "reproduce", "export", "info"}
+COMMANDS = {
+    *("deblur", "batch", "motion", "deconvolve", "blur", "compare", "dataset", "train", "reproduce", "serve", "export"),
+    "info",
+}
 
 
 class Outcome(NamedTuple):
@@ -559,7 +562,7 @@ def test_train(call, tmp_path, monkeypatch):
             raise ValueError(f"{path}: unknown\nsetting sneed")
         return path.read_text()
 
-    def train_motion_net(config, data, out, max_time=None, resume=None, command="", progress=True):
+    def train_motion_net(config, data, out, max_time=None, resume=None, command="", progress=True, devices=1, nodes=1):
         made.update(locals())
         if config == "stop":
             raise SystemExit(1)
@@ -578,7 +581,10 @@ def test_train(call, tmp_path, monkeypatch):
     assert outcome == (0, f"{run / 'motion-net.safetensors'}\n", "")
     command = f"ircdeblur train motion-net --config {config} --max-time 00:00:05"
     expected = {"config": "settings", "data": tmp_path, "out": run, "max_time": "00:00:05", "resume": None}
-    assert made.items() >= {**expected, "command": command, "progress": False}.items()
+    assert made.items() >= {**expected, "command": command, "progress": False, "devices": 1, "nodes": 1}.items()
+    assert call(*arguments, "--devices", 2, "--nodes", 3).code == 0
+    assert (made["devices"], made["nodes"]) == (2, 3)
+    assert made["command"].endswith("--devices 2 --nodes 3")
 
     failed(call(*arguments, "--max-time", "5 minutes"), "--max-time", code=2)
     failed(call(*arguments, "--resume", run / "no.ckpt"), "no such file", "no.ckpt")

@@ -7,15 +7,14 @@ them, after its options and its outputs have been checked. Every message is one 
 
 from __future__ import annotations
 
-import errno
+import dataclasses
+import functools
 import math
 import os
 import re
 import shlex
 import sys
-import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +25,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TextIO
 import typer
 import typer.main
 
+from ircdeblur.app.job import (
+    MIN_TILE,
+    MOTION_SUFFIXES,
+    Deblurring,
+    Job,
+    Progress,
+    Result,
+    Task,
+    error_text,
+    one_line,
+    own_warnings,
+    process_file,
+    write_drawing,
+    write_motion_file,
+)
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -33,12 +48,6 @@ if TYPE_CHECKING:
     from ircdeblur.app.report import ReportPage
 
 __all__ = ["app", "main"]
-
-MIN_TILE = 256
-"""Smallest side of a tile: four times `ircdeblur.restore.OVERLAP`."""
-
-MOTION_SUFFIXES = (".npz", ".flo", ".png")
-"""What a motion field can be written as; ``.png`` is a drawing of it."""
 
 KERNEL_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 """What a kernel can be written as."""
@@ -68,6 +77,13 @@ class Consolidation(str, Enum):
     picture = "picture"
     answers = "answers"
     none = "none"
+
+
+class Engine(str, Enum):
+    """Where a batch is computed."""
+
+    local = "local"
+    ray = "ray"
 
 
 class Network(str, Enum):
@@ -108,35 +124,7 @@ class UsageError(Exception):
     """The command line itself is wrong; the exit code is 2."""
 
 
-Progress = Callable[[int, int], None]
 Follow = Callable[[int, Path], Progress]
-
-
-class Result(NamedTuple):
-    """What a job makes of one photograph.
-
-    Attributes
-    ----------
-    pixels : (H, W) or (H, W, 3) array
-        The picture to write.
-    motion : (H, W, 2) array or None
-        Its motion field, if there is one to write.
-    text : str
-        What to say about it.
-    error : (H, W) array or None
-        Expected error of the motion, if it was estimated.
-    kernel : (h, w) array or None
-        The kernel of a known uniform blur.
-    """
-
-    pixels: np.ndarray
-    motion: np.ndarray | None = None
-    text: str = ""
-    error: np.ndarray | None = None
-    kernel: np.ndarray | None = None
-
-
-Job = Callable[["Photo", int, Progress], Result]
 
 
 class Page(NamedTuple):
@@ -144,14 +132,6 @@ class Page(NamedTuple):
 
     path: Path
     make: Callable[[int], ReportPage]
-
-
-class Task(NamedTuple):
-    """One photograph: where it is, and where its result and its motion field go."""
-
-    source: Path
-    output: Path
-    motion: Path | None
 
 
 # ---------------------------------------------------------------------------------------------------- options
@@ -285,7 +265,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if isinstance(error, UsageError) or hasattr(error, "format_message"):
             _print(sys.stderr, f"error: {_usage_text(error, str(state['command']))}")
             return int(getattr(error, "exit_code", 2))
-        _print(sys.stderr, f"error: {_error_text(error)}")
+        _print(sys.stderr, f"error: {error_text(error)}")
         return 1
     return 2 if not arguments else int(code or 0)
 
@@ -341,35 +321,15 @@ def deblur(
     _check_number("--strength", strength, 0.0, 1.0)
     sigma, side = _noise(noise), _tile(tile)
 
-    def prepare() -> Job:
-        from ircdeblur import restore
-        from ircdeblur.motion import describe
+    job = Deblurring(
+        method.value, irc_net, sigma, strength, motion_net, consolidation.value, side, device, linear_light
+    )
 
-        target = _device(device)
+    def prepare() -> Job:
+        _device(device)
         _require_motion_net(motion_net)
         _require_method(method, irc_net)
-        computed = _runtime(runtime, method, motion_net, irc_net)
-
-        def job(photo: Photo, index: int, progress: Progress) -> Result:
-            sharp, motion, error = restore.deblur(
-                photo.pixels,
-                return_motion=True,
-                return_error=True,
-                method=method.value,
-                irc_net=irc_net,
-                noise=sigma,
-                strength=strength,
-                motion_net=motion_net,
-                consolidation=consolidation.value,
-                tile=side,
-                device=target,
-                linear_light=linear_light,
-                progress=progress,
-                runtime=computed,
-            )
-            return Result(sharp, motion, describe(motion), error)
-
-        return job
+        return dataclasses.replace(job, runtime=_runtime(runtime, method, motion_net, irc_net))
 
     report = Report(quiet, _debug(context))
     settings = {
@@ -384,6 +344,97 @@ def deblur(
     }
     page = _page(report_out, "deblur", settings, method, irc_net, motion_net, sigma, linear_light)
     return _process(prepare, report, inputs, out, suffix, motion_out, overwrite, dry_run, page)
+
+
+@app.command()
+def batch(
+    context: typer.Context,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="Folder, with those in it; or a list: a path or JSON object per line."),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUTPUT_DIR", help="Folder of the results and their manifest.jsonl.")],
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="In this process, or on a Ray cluster that sees the same files.")
+    ] = Engine.local,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="ADDR", help="Of the Ray cluster: auto, or host:port; else one is started."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", min=1, help="Ray workers; one per GPU, else per machine, if not given."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after a kill, with what failed or is new; or begin.")
+    ] = False,
+    motion_out: Annotated[
+        Path | None, typer.Option("--motion-out", metavar="DIR", help="Folder for the motion of each, as .npz.")
+    ] = None,
+    method: METHOD = Method.irc_net,
+    irc_net: IRC_NET = None,
+    noise: NOISE = "auto",
+    strength: STRENGTH = 1.0,
+    motion_net: MOTION_NET = "small",
+    consolidation: CONSOLIDATION = Consolidation.picture,
+    tile: TILE = "auto",
+    device: DEVICE = "auto",
+    linear_light: LINEAR = False,
+    runtime: RUNTIME = "torch",
+    suffix: SUFFIX = "_sharp",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew and replace the results.")] = False,
+    quiet: QUIET = False,
+    dry_run: DRY_RUN = False,
+) -> int:
+    """Undo the motion blur of a folder of photographs.
+
+    Sub-folders are kept. A line of OUTPUT_DIR/manifest.jsonl tells of every file: input, output, seconds, motion,
+    error. A run that was killed goes on with --resume, and loses nothing.
+    """
+    _check_number("--strength", strength, 0.0, 1.0)
+    if engine is Engine.local and (address is not None or workers is not None):
+        raise UsageError(f"{'--workers' if address is None else '--address'} is for --engine ray")
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    job = Deblurring(
+        method.value,
+        irc_net,
+        _noise(noise),
+        strength,
+        motion_net,
+        consolidation.value,
+        _tile(tile),
+        device,
+        linear_light,
+    )
+    from ircdeblur.app import batch as folders
+
+    report = Report(quiet, _debug(context))
+    plan = folders.plan_batch(source, out, suffix)
+    for problem in plan.problems:
+        report.error(problem)
+    if dry_run:
+        for work in folders.left_of(plan, out) if resume else plan.works:
+            _print(sys.stdout, one_line(f"{work.source} -> {out / work.output}"))
+        return int(report.failed)
+
+    run: Callable[..., Any] | None = None
+    if engine is Engine.ray:
+        from ircdeblur.app.cluster import RayEngine
+
+        run = RayEngine(address, workers)
+    else:
+        _device(device)
+    _require_motion_net(motion_net)
+    _require_method(method, irc_net)
+    job = dataclasses.replace(job, runtime=_runtime(runtime, method, motion_net, irc_net))
+    file_job, settings = folders.file_job(job, out, motion_out, suffix)
+    with (
+        folders.Batch(plan, out, file_job, settings, resume, overwrite) as begun,
+        _progress(len(begun.left), quiet) as follow,
+    ):
+        folders.run_batch(begun, run, report, follow)
+    return int(report.failed)
 
 
 @app.command()
@@ -458,11 +509,11 @@ def motion(
             runtime=computed,
         )
     if out is not None:
-        _write_motion(out, field, photo.pixels, overwrite, error)
+        write_motion_file(out, field, photo.pixels, overwrite, error)
     if kernels is not None:
         from ircdeblur.plots import draw_kernels
 
-        _write_drawing(kernels, draw_kernels(photo.pixels, field, error), overwrite)
+        write_drawing(kernels, draw_kernels(photo.pixels, field, error), overwrite)
     text, values = describe(field, error), _rounded(summarize(field, error)._asdict())
     if pixel is not None:
         kernel = kernel_at(field, *pixel)
@@ -699,6 +750,12 @@ def train(
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="CKPT", help="Checkpoint of the run to go on with.")
     ] = None,
+    devices: Annotated[
+        int, typer.Option("--devices", metavar="N", min=1, help="GPUs of this machine, or processes if it has none.")
+    ] = 1,
+    nodes: Annotated[
+        int, typer.Option("--nodes", metavar="N", min=1, help="Machines; start the same command on each.")
+    ] = 1,
     quiet: QUIET = False,
 ) -> int:
     """Train a network.
@@ -738,7 +795,7 @@ def train(
         fit = _trainer(network, config, start or [])
     except (ValueError, TypeError, yaml.YAMLError) as error:
         what = f"not a usable configuration ({str(error).removeprefix(f'{config}: ')})"
-        raise ImageFileError(_one_line(what), config, "correct it") from error
+        raise ImageFileError(one_line(what), config, "correct it") from error
     last = folder / "last.ckpt"
     if resume is None and (last.exists() or any(folder.glob("*.safetensors"))):
         raise ImageFileError("the folder holds a run already", folder, f"add --resume {last} or choose another --out")
@@ -749,6 +806,8 @@ def train(
     for path in start or ():
         command += ["--weights", path.name]
     command += ["--max-time", max_time] if max_time is not None else []
+    for option, count in (("--devices", devices), ("--nodes", nodes)):
+        command += [option, str(count)] if count > 1 else []
     try:
         weights = fit(
             data=data,
@@ -757,11 +816,15 @@ def train(
             resume=resume,
             command=shlex.join(command),
             progress=sys.stderr.isatty() and not quiet,
+            devices=devices,
+            nodes=nodes,
         )
     except SystemExit as error:
         # Lightning answers Ctrl-C by leaving the program.
         raise KeyboardInterrupt from error
-    if not quiet:
+    # Lightning starts this command again for the other processes, with these variables.
+    first = all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK"))
+    if first and not quiet:
         _print(sys.stdout, str(weights))
     return 0
 
@@ -836,7 +899,7 @@ def reproduce(
         if config is None:
             raise
         what = f"not a usable configuration ({str(error).removeprefix(f'{config}: ')})"
-        raise ImageFileError(_one_line(what), config, "correct it") from error
+        raise ImageFileError(one_line(what), config, "correct it") from error
     _print(sys.stdout, text)
     return 0
 
@@ -1048,7 +1111,7 @@ def onnx(
             text = (
                 f"{paths[0].parent}: {files}; differs from torch by at most {difference:.1e}{unit} on a random picture"
             )
-            _print(sys.stdout, _one_line(text))
+            _print(sys.stdout, one_line(text))
     return 0
 
 
@@ -1142,8 +1205,6 @@ def _process(
         expand_inputs,
         make_folder,
         plan_outputs,
-        read_photo,
-        write_photo,
     )
 
     found = expand_inputs(inputs)
@@ -1178,9 +1239,9 @@ def _process(
         check_output(page.path, overwrite=overwrite, inputs=found.paths, suffixes=SUFFIXES)
     if dry_run:
         for task in tasks:
-            _print(sys.stdout, " -> ".join(_one_line(str(path)) for path in task if path is not None))
+            _print(sys.stdout, " -> ".join(one_line(str(path)) for path in task if path is not None))
         if page is not None:
-            _print(sys.stdout, f"report -> {_one_line(str(page.path))}")
+            _print(sys.stdout, f"report -> {one_line(str(page.path))}")
         return int(report.failed)
     if not tasks:
         return 1
@@ -1191,22 +1252,14 @@ def _process(
         for index, task in enumerate(tasks):
             step = follow(index, task.source)
             try:
-                photo = read_photo(task.source)
-                report.notes(photo.notes, task.source)
-                check_output(task.output, overwrite=overwrite, photo=photo)
-                with report.noting(task.source):
-                    began = time.perf_counter()
-                    result = job(photo, index, step)
-                    seconds = time.perf_counter() - began
-                report.notes(write_photo(task.output, result.pixels, photo, overwrite=overwrite), task.output)
-                if task.motion is not None and result.motion is not None:
-                    _write_motion(task.motion, result.motion, photo.pixels, overwrite)
-                if sections is not None:
-                    _add_section(sections, task, photo, result, seconds)
+                add = None if sections is None else functools.partial(_add_section, sections, task)
+                result = process_file(
+                    task, job, report.notes, index=index, progress=step, overwrite=overwrite, finished=add
+                )
             except Exception as error:
                 report.error(error, task.source)
                 if sections is not None:
-                    sections.fail(task.source, _error_text(error).replace(str(task.source), task.source.name))
+                    sections.fail(task.source, error_text(error).replace(str(task.source), task.source.name))
                 continue
             report.say(f"{task.source} -> {task.output}" + (f": {result.text}" if result.text else ""))
     if page is not None and sections is not None:
@@ -1268,38 +1321,6 @@ def _plan_motions(inputs: Inputs, out: str | None) -> tuple[list[Path | None], P
     return list(planned), target
 
 
-def _write_motion(
-    path: Path, motion: np.ndarray, pixels: np.ndarray, overwrite: bool, error: np.ndarray | None = None
-) -> None:
-    """Write a motion field, or a drawing of it over the picture; that shows the expected errors if they are given."""
-    from ircdeblur.app.imagefile import atomic_write
-
-    kind = path.suffix.lower()
-    if kind != ".png":
-        from ircdeblur.motion import write_motion
-
-        with atomic_write(path, overwrite=overwrite) as temp:
-            write_motion(temp, motion, kind)
-        return
-
-    from ircdeblur.plots import draw_motion
-
-    _write_drawing(path, draw_motion(pixels, motion, error), overwrite)
-
-
-def _write_drawing(path: Path, drawing: np.ndarray, overwrite: bool) -> None:
-    """Write a uint8 array (H, W, 3) as a PNG file."""
-    import pyvips
-
-    from ircdeblur.app.imagefile import atomic_write
-
-    height, width, bands = drawing.shape
-    image = pyvips.Image.new_from_memory(drawing.data, width, height, bands, "uchar").copy(interpretation="srgb")
-    data = image.write_to_buffer(".png")
-    with atomic_write(path, overwrite=overwrite) as temp:
-        temp.write_bytes(data)
-
-
 def _write_kernel(path: Path, kernel: np.ndarray, overwrite: bool) -> None:
     from ircdeblur.app.imagefile import atomic_write
     from ircdeblur.psf import write_psf
@@ -1336,7 +1357,7 @@ def _progress(count: int, quiet: bool) -> Iterator[Follow]:
         task = bar.add_task("", total=count)
 
         def follow(index: int, path: Path) -> Progress:
-            name = _one_line(path.name)
+            name = one_line(path.name)
             text = name if count == 1 else f"{index + 1}/{count} {name}"
             bar.update(task, completed=index, description=text)
             return lambda done, total: bar.update(task, completed=index + done / total)
@@ -1596,69 +1617,42 @@ class Report:
     def say(self, text: str) -> None:
         """Print a result."""
         if not self.quiet:
-            _print(sys.stdout, _one_line(text))
+            _print(sys.stdout, one_line(text))
 
     def notes(self, texts: Sequence[str], path: Path) -> None:
         """Print what the user should know about a file."""
         if not self.quiet:
             for text in texts:
-                _print(sys.stderr, f"note: {_one_line(f'{path}: {text}')}")
+                _print(sys.stderr, f"note: {one_line(f'{path}: {text}')}")
 
     def error(self, error: Exception, path: Path | None = None) -> None:
         """Print an error about a file."""
         self.failed = True
         if self.debug:
             traceback.print_exception(error)
-        _print(sys.stderr, f"error: {_error_text(error, path)}")
+        _print(sys.stderr, f"error: {error_text(error, path)}")
+
+    def fail(self, text: str) -> None:
+        """Print an error that has been put into words already."""
+        self.failed = True
+        _print(sys.stderr, f"error: {one_line(text)}")
 
     @contextmanager
     def noting(self, path: Path) -> Iterator[None]:
         """Turn the warnings that this package gives in the block into notes about a file; drop all others."""
-        package = str(Path(__file__).parents[1])
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with own_warnings() as texts:
             yield
-        texts = [
-            str(warning.message)
-            for warning in caught
-            if warning.category in (UserWarning, RuntimeWarning) and warning.filename.startswith(package)
-        ]
-        self.notes(list(dict.fromkeys(texts)), path)
+        self.notes(texts, path)
 
 
 def _debug(context: typer.Context) -> bool:
     return bool(context.ensure_object(dict).get("debug", False))
 
 
-def _error_text(error: Exception, path: Path | None = None) -> str:
-    """Say in one line what went wrong, where, and what to do."""
-    from ircdeblur.app.imagefile import ImageFileError
-
-    text = str(error)
-    where = f": {path}" if path is not None and str(path) not in text else ""
-    if isinstance(error, ImageFileError):
-        return text
-    if isinstance(error, MemoryError) or _is_out_of_memory(text):
-        return _one_line(f"not enough memory{where}; add --tile {MIN_TILE}, or make the picture smaller")
-    if isinstance(error, OSError) and error.errno is not None:
-        place = path if error.filename is None else error.filename
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space" if full else "check the name and your rights to it"
-        return _one_line(f"{error.strerror}{f': {place}' if place is not None else ''}; {advice}")
-    if isinstance(error, (ValueError, FileNotFoundError)):
-        return _one_line(f"{text}{where}" + ("" if ";" in text else "; check the input and the options"))
-    return _one_line(f"internal fault, {type(error).__name__} ({text}){where}; set IRCDEBLUR_DEBUG=1 and report it")
-
-
-def _is_out_of_memory(text: str) -> bool:
-    # The CPU's allocator raises a plain RuntimeError, the GPU's a subclass that says the first.
-    return any(phrase in text.lower() for phrase in ("out of memory", "can't allocate memory", "not enough memory"))
-
-
 def _usage_text(error: Exception, command: str) -> str:
     """Say in one line what is wrong with the command line."""
     text = error.format_message() if hasattr(error, "format_message") else str(error)
-    text = _one_line(text).rstrip(".")
+    text = one_line(text).rstrip(".")
     # The first word of an option or a value is no beginning of a sentence.
     return f"{text[:1].lower()}{text[1:]}; see '{command} --help'"
 
@@ -1668,12 +1662,6 @@ def _size(array: np.ndarray) -> str:
     height, width, *rest = array.shape
     colours = {(): ", grey", (3,): ", RGB"}.get(tuple(rest), "")
     return f"{width} x {height}{colours}"
-
-
-def _one_line(text: str) -> str:
-    """Join lines; show what cannot be printed, such as bytes of a file name that are no text, by its code."""
-    joined = re.sub(r"\s*[\n\t]\s*", " ", text.strip())
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in joined)
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

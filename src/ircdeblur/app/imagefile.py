@@ -33,6 +33,7 @@ from ircdeblur.app.exif import Exif, ExifError
 __all__ = [
     "MAX_PIXELS",
     "SUFFIXES",
+    "TEMP_PREFIX",
     "ImageFileError",
     "Inputs",
     "OutputPlan",
@@ -41,6 +42,8 @@ __all__ = [
     "check_output",
     "expand_inputs",
     "make_folder",
+    "output_name",
+    "pictures",
     "plan_outputs",
     "read_photo",
     "write_photo",
@@ -97,7 +100,9 @@ _SEGMENT = 65_500
 _NO_RESOLUTION = (1.0, 1.0)
 _DEFAULT_RESOLUTION = (72 / 25.4, 72 / 25.4)
 
-_TEMP_PREFIX = ".ircdeblur-tmp-"
+TEMP_PREFIX = ".ircdeblur-tmp-"
+"""How the names of unfinished files begin; a killed process leaves them."""
+
 _ROWS = 256
 
 
@@ -625,7 +630,7 @@ def atomic_write(path: StrPath, *, overwrite: bool = False) -> Iterator[Path]:
 
 def _new_temp(path: Path, target: Path) -> Path:
     # The name does not grow with that of the target, which may be as long as the file system allows.
-    temp = target.with_name(f"{_TEMP_PREFIX}{secrets.token_hex(6)}{target.suffix}")
+    temp = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(6)}{target.suffix}")
     try:
         os.close(os.open(temp, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
@@ -826,7 +831,7 @@ def expand_inputs(inputs: Sequence[StrPath]) -> Inputs:
         if os.path.isdir(argument):
             several = True
             try:
-                files = _pictures(path.iterdir())
+                files = pictures(path.iterdir())
             except OSError as error:
                 problems.append(ImageFileError(f"cannot read the folder ({error.strerror})", path, "check its rights"))
                 continue
@@ -836,7 +841,7 @@ def expand_inputs(inputs: Sequence[StrPath]) -> Inputs:
             files = [path]
         elif glob.has_magic(os.fspath(argument)):
             pattern = os.path.expanduser(os.fspath(argument))
-            files = _pictures(Path(name) for name in glob.glob(pattern, recursive=True))
+            files = pictures(Path(name) for name in glob.glob(pattern, recursive=True))
             if not files:
                 problems.append(ImageFileError("no picture file matches", path, "check the pattern"))
         else:
@@ -846,7 +851,8 @@ def expand_inputs(inputs: Sequence[StrPath]) -> Inputs:
     return Inputs(list(found.values()), problems, several or len(found) > 1)
 
 
-def _pictures(files: Iterable[Path]) -> list[Path]:
+def pictures(files: Iterable[Path]) -> list[Path]:
+    """Return those of the files that are pictures by their suffix and not hidden, sorted."""
     return sorted(
         file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
     )
@@ -879,8 +885,7 @@ def plan_outputs(inputs: Inputs, out: StrPath, suffix: str = "_sharp") -> Output
         an input, or `suffix` would lead to another folder.
     """
     text, target = os.fspath(out), Path(out)
-    if Path(f"x{suffix}").name != f"x{suffix}":
-        raise ImageFileError("the suffix must not contain a slash", suffix, "name the folder with -o")
+    output_name("x", suffix)
     slash = text.endswith(tuple(filter(None, (os.sep, os.altsep))))
     if inputs.several and not target.is_dir() and not slash:
         if target.exists():
@@ -893,8 +898,7 @@ def plan_outputs(inputs: Inputs, out: StrPath, suffix: str = "_sharp") -> Output
     taken: dict[str, Path] = {}
     originals = {_identity(path) for path in inputs.paths} - {None}
     for path in inputs.paths:
-        extension = path.suffix if path.suffix.lower() in SUFFIXES else ".png"
-        output = target if folder is None else folder / f"{path.stem}{suffix}{extension}"
+        output = target if folder is None else folder / output_name(path, suffix)
         if _identity(output) in originals:
             raise ImageFileError("the output would replace an input", output, "choose another name, folder or --suffix")
         place = os.path.realpath(output)
@@ -907,3 +911,17 @@ def plan_outputs(inputs: Inputs, out: StrPath, suffix: str = "_sharp") -> Output
         taken[place] = path
         pairs.append((path, output))
     return OutputPlan(pairs, folder)
+
+
+def output_name(path: StrPath, suffix: str) -> str:
+    """Return the name that the result of an input gets in a folder; see `plan_outputs`.
+
+    Raises
+    ------
+    ImageFileError
+        If `suffix` would lead to another folder.
+    """
+    if Path(f"x{suffix}").name != f"x{suffix}":
+        raise ImageFileError("the suffix must not contain a slash", suffix, "name the folder of the outputs instead")
+    path = Path(path)
+    return f"{path.stem}{suffix}{path.suffix if path.suffix.lower() in SUFFIXES else '.png'}"

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from ircdeblur.data.camera import camera_shake
-from ircdeblur.data.dataset import DatasetPairs
 from ircdeblur.data.photos import PhotosInMemory, list_photos, load_photo
-from ircdeblur.data.synthesis import Pairs, PairSettings, SyntheticPairs
+from ircdeblur.data.synthesis import Pairs, PairSettings
 from ircdeblur.metrics import motion_mse
 from ircdeblur.nets.checkpoints import (
     load_irc_net,
@@ -31,7 +30,7 @@ from ircdeblur.solvers.settings import estimate_noise
 from ircdeblur.training.config import parse_time, read_config
 from ircdeblur.training.irc_net import distance
 from ircdeblur.training.loop import run, steps_of
-from ircdeblur.training.motion_net import SEVERITIES, MixedPairs, motion_loss
+from ircdeblur.training.motion_net import SEVERITIES, motion_loss, training_pairs
 
 
 @dataclass(frozen=True)
@@ -149,6 +148,8 @@ def train_end_to_end(
     weights: tuple[Path, ...] = (),
     command: str = "",
     progress: bool = True,
+    devices: int = 1,
+    nodes: int = 1,
 ) -> Path:
     """Fine-tune both networks together.
 
@@ -162,7 +163,7 @@ def train_end_to_end(
         Folder of the run; it gets ``irc-net.safetensors`` and ``motion-net.safetensors``.
     weights : tuple of path
         A Motion-Net's, an IRC-Net's, or both, in place of the package's.
-    max_time, resume, command, progress
+    max_time, resume, command, progress, devices, nodes
         See `ircdeblur.training.loop.run`.
 
     Returns
@@ -176,14 +177,12 @@ def train_end_to_end(
     net = JointNet(motion_net, irc_net).train()
     irc_net.requires_grad_(config.train_irc_net)
     motion_net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     photos = PhotosInMemory(list_photos([data / folder for folder in config.folders]), scales=(1.0, 0.7))
     seed = config.seed + steps_of(resume)
-    pairs: Iterable[Pairs] = SyntheticPairs(photos, config.pairs, seed, device)
-    if config.dataset_share > 0:
-        folders = [data / name for name in config.datasets]
-        found = DatasetPairs(folders, config.pairs.crop, config.pairs.batch, seed, config.pairs.max_noise, device)
-        pairs = MixedPairs(pairs, found, config.dataset_share, seed)
+
+    def source(apart: int, device: torch.device) -> Iterable[Pairs]:
+        return training_pairs(photos, config, data, seed + apart, device)
+
     summary = {
         "data": f"{len(photos)} pictures of {', '.join(config.folders)}",
         "command": command,
@@ -196,11 +195,13 @@ def train_end_to_end(
         joint_loss(config.earlier, config.motion),
         save_joint,
         config,
-        pairs,
+        source,
         BlindPictures(data / config.validation, config.validation_pictures),
         out / f"{name}.safetensors",
         summary,
         max_time,
         resume,
         progress,
+        devices,
+        nodes,
     )

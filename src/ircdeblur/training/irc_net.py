@@ -314,6 +314,8 @@ def train_irc_net(
     weights: Path | None = None,
     command: str = "",
     progress: bool = True,
+    devices: int = 1,
+    nodes: int = 1,
 ) -> Path:
     """Train an IRC-Net.
 
@@ -327,7 +329,7 @@ def train_irc_net(
         Folder of the run.
     weights : path, optional
         What the run starts from, in place of initial weights; the network is then that of the file.
-    max_time, resume, command, progress
+    max_time, resume, command, progress, devices, nodes
         See `ircdeblur.training.loop.run`.
 
     Returns
@@ -344,17 +346,22 @@ def train_irc_net(
         summary["started from"] = before
     if isinstance(net, IRCNet):
         net.priors.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     photos = PhotosInMemory(list_photos([data / folder for folder in config.folders]), scales=(1.0, 0.7))
     seed = config.seed + steps_of(resume)
-    batches: Iterable[Any] = KnownBlurPairs(photos, config.pairs, seed, device)
     loss: Loss = deconvolution_loss(config.earlier)
     save: Save = save_irc_net
     if config.replay > 0:
         if not isinstance(net, IRCNet):
             raise ValueError("replay is for the convolutional prior")
-        batches, loss = Replay(net, config.stage, batches, config.replay, seed), stage_loss(config.stage)
+        loss = stage_loss(config.stage)
         save = _save_first if config.stage == 0 else save_irc_net
+
+    def source(apart: int, device: torch.device) -> Iterable[Any]:
+        pairs = KnownBlurPairs(photos, config.pairs, seed + apart, device)
+        if config.replay > 0 and isinstance(net, IRCNet):
+            return Replay(net, config.stage, pairs, config.replay, seed + apart)
+        return pairs
+
     summary |= {
         "data": f"{len(photos)} pictures of {', '.join(config.folders)}",
         "command": command,
@@ -366,11 +373,13 @@ def train_irc_net(
         loss,
         save,
         config,
-        batches,
+        source,
         KnownPictures(data / config.validation, config.validation_pictures, config.stage if config.replay > 0 else -1),
         out / f"{name}.safetensors",
         summary,
         max_time,
         resume,
         progress,
+        devices,
+        nodes,
     )

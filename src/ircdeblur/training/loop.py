@@ -2,6 +2,9 @@
 
 The schedule is one of time, not of epochs: the learning rate warms up, stays, and falls to zero as the training time of
 the configuration runs out, whatever the machine. A run that was stopped goes on where it was.
+
+Several processes, one for each device, train together by Lightning's DDP: each draws pairs of its own, their gradients
+are averaged, and the first one's clock is that of all.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import os
 import pickle
 import platform
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -42,6 +46,12 @@ Loss = Callable[[Any, Any], torch.Tensor]
 
 Save = Callable[[Any, Path, dict[str, Any]], None]
 """Writes a network with a summary of its training."""
+
+Source = Callable[[int, torch.device], Iterable[Any]]
+"""Makes the endless batches of a process from what is added to the seed, 0 for the first one, and its device."""
+
+SEEDS_APART = 10**9
+"""Between the seeds of two processes; a resumed run adds its steps to the seed."""
 
 
 class Evaluation(Protocol):
@@ -127,7 +137,7 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         """Return the loss of one batch."""
         loss = self.loss(self.net, batch)
-        self.crops += len(batch.blurred)
+        self.crops += len(batch.blurred) * self.trainer.world_size
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
@@ -149,6 +159,11 @@ class TrainingModule(lightning.LightningModule):
         # Validation and start-up are not counted: a step is at most a few seconds.
         self.seconds += min(now - self._tick, 30.0) if self._tick is not None else 0.0
         self._tick = now
+        if self.trainer.world_size > 1:
+            # Learning rate and end follow from it; processes that disagree would wait for each other for ever.
+            clock = torch.tensor([self.seconds], dtype=torch.float64, device=self.device)
+            torch.distributed.broadcast(clock, 0)
+            self.seconds = float(clock)
         warm = min(1.0, (self.global_step + 1) / 100)
         fall = 0.5 * (1 + math.cos(math.pi * max(0.0, (self.progress - 0.3) / 0.7)))
         for group in self.trainer.optimizers[0].param_groups:
@@ -162,9 +177,11 @@ class TrainingModule(lightning.LightningModule):
         self._tick = None
 
     def validation_step(self, batch: Any, index: int) -> None:
-        """Evaluate on the validation pictures (the loader's batch only starts this)."""
+        """Evaluate on the validation pictures (the loader's batch only starts this); the first process does it."""
+        if not self.trainer.is_global_zero:
+            return
         for name, value in self._evaluate(self.device).items():
-            self.log(f"val_{name}", value, prog_bar=True, batch_size=1)
+            self.log(f"val_{name}", value, prog_bar=True, batch_size=1, rank_zero_only=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the clock."""
@@ -182,8 +199,8 @@ class ExportAndLog(Callback):
         self.weights, self.save, self.summary = weights, save, summary
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Write both."""
-        if trainer.sanity_checking or not isinstance(module, TrainingModule):
+        """Write both, in the first process."""
+        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(module, TrainingModule):
             return
         figures = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()}
         row = {
@@ -212,13 +229,15 @@ def run(
     loss: Loss,
     save: Save,
     schedule: Schedule,
-    batches: Iterable[Any],
+    source: Source,
     pictures: Evaluation,
     weights: Path,
     summary: dict[str, Any],
     max_time: str | None = None,
     resume: Path | None = None,
     progress: bool = True,
+    devices: int = 1,
+    nodes: int = 1,
 ) -> Path:
     """Train a network.
 
@@ -232,8 +251,8 @@ def run(
         Writes the network to a path, with a summary.
     schedule : Schedule
         The run.
-    batches : iterable
-        Endless; each has `blurred`.
+    source : Source
+        Makes the batches; each has `blurred`.
     pictures : Evaluation
         What is validated on.
     weights : path
@@ -246,11 +265,15 @@ def run(
         Checkpoint to go on from.
     progress : bool
         Show a progress bar.
+    devices, nodes : int
+        Number of processes on each machine, and of machines. With several processes Lightning starts this program
+        again for each but the first on its machine; across machines it takes MASTER_ADDR, MASTER_PORT and NODE_RANK
+        from the environment, or what Slurm and torchrun set. A step then sees `devices` times `nodes` batches.
 
     Returns
     -------
     weights : path
-        The safetensors file.
+        The safetensors file; only the first process writes it.
     """
     torch.backends.cudnn.benchmark = True
     gpu = torch.cuda.is_available()
@@ -265,9 +288,19 @@ def run(
         "torch": torch.__version__,
         "parameters": parameter_count(net),
     }
+    several = devices * nodes > 1
+    if several:
+        summary["processes"] = devices * nodes
+        # The first process alone has figures to log.
+        warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     trainer = lightning.Trainer(
         accelerator="gpu" if gpu else "cpu",
-        devices=1,
+        devices=devices,
+        num_nodes=nodes,
+        # A network may be trained in parts: a stage's prior alone, for instance.
+        strategy="ddp_find_unused_parameters_true" if several else "auto",
+        # The one validation batch is for the first process.
+        use_distributed_sampler=False,
         max_epochs=-1,
         max_time=None if max_time is None else timedelta(seconds=parse_time(max_time)),
         precision=schedule.precision,  # type: ignore[arg-type]
@@ -292,6 +325,7 @@ def run(
         ],
     )
     once: DataLoader[int] = DataLoader([0], batch_size=None)  # type: ignore[arg-type]
+    batches = source(SEEDS_APART * trainer.global_rank, trainer.strategy.root_device)
     trainer.fit(module, DataLoader(_Endless(batches), batch_size=None), once, ckpt_path=resume, weights_only=True)
     trainer.validate(module, once, verbose=False)
     return weights

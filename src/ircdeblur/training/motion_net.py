@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning
 import numpy as np
@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset
 from ircdeblur.data.camera import camera_shake
 from ircdeblur.data.dataset import DatasetPairs
 from ircdeblur.data.photos import LUMA, LumaPhotos, list_photos, load_photo
-from ircdeblur.data.synthesis import Pairs, PairSettings, SyntheticPairs, disc_blur, line_blur
+from ircdeblur.data.synthesis import Pairs, PairSettings, Photos, SyntheticPairs, disc_blur, line_blur
 from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import from_double_angle, to_double_angle, to_polar
 from ircdeblur.nets.checkpoints import save_motion_net
@@ -138,6 +138,41 @@ class MixedPairs(IterableDataset):
             yield next(second if rng.random() < self.share else first)
 
 
+class PairsConfig(Protocol):
+    """What the pairs of a training follow from; see `TrainingConfig`."""
+
+    @property
+    def datasets(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def dataset_share(self) -> float: ...  # noqa: D102
+    @property
+    def pairs(self) -> PairSettings: ...  # noqa: D102
+
+
+def training_pairs(photos: Photos, config: PairsConfig, data: Path, seed: int, device: torch.device) -> Iterable[Pairs]:
+    """Return endless batches of synthetic pairs, with the configuration's share of batches from its data sets.
+
+    Parameters
+    ----------
+    photos : Photos
+        Source of the sharp crops.
+    config : PairsConfig
+        What the pairs are.
+    data : path
+        Folder that holds the data sets.
+    seed : int
+        Of all that is random.
+    device : torch.device
+        Where the batches go.
+    """
+    pairs = SyntheticPairs(photos, config.pairs, seed, device)
+    if config.dataset_share <= 0:
+        return pairs
+    folders = [data / name for name in config.datasets]
+    found = DatasetPairs(folders, config.pairs.crop, config.pairs.batch, seed, config.pairs.max_noise, device)
+    return MixedPairs(pairs, found, config.dataset_share, seed)
+
+
 UNKNOWN = 0.5
 """Laplace scale (in units of 16 px) that a network is to state where the blur is no motion."""
 
@@ -238,13 +273,16 @@ def train_motion_net(
     resume: Path | None = None,
     command: str = "",
     progress: bool = True,
+    devices: int = 1,
+    nodes: int = 1,
 ) -> Path:
     """Train a Motion-Net; see `fit` for the parameters and what is returned."""
     lightning.seed_everything(config.seed, verbose=False)
     net = MotionNet(config.network)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = out / "motion-net.safetensors"
-    return fit(net, motion_loss, save_motion_net, config, data, weights, max_time, resume, command, progress)
+    save = save_motion_net
+    return fit(net, motion_loss, save, config, data, weights, max_time, resume, command, progress, devices, nodes)
 
 
 def fit(
@@ -258,6 +296,8 @@ def fit(
     resume: Path | None = None,
     command: str = "",
     progress: bool = True,
+    devices: int = 1,
+    nodes: int = 1,
 ) -> Path:
     """Train a network that finds motion.
 
@@ -284,6 +324,8 @@ def fit(
         Kept in the summary of the weights.
     progress : bool
         Show a progress bar.
+    devices, nodes : int
+        Processes on each machine, and machines; see `ircdeblur.training.loop.run`.
 
     Returns
     -------
@@ -291,24 +333,16 @@ def fit(
         The safetensors file.
     """
     lightning.seed_everything(config.seed, verbose=False)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     photos = LumaPhotos(list_photos([data / folder for folder in config.folders]))
     pictures = ValidationPictures(data / config.validation, config.validation_pictures)
     seed = config.seed + steps_of(resume)
-    pairs: Iterable[Pairs] = SyntheticPairs(photos, config.pairs, seed, device)
-    if config.dataset_share > 0:
-        found = DatasetPairs(
-            [data / name for name in config.datasets],
-            config.pairs.crop,
-            config.pairs.batch,
-            seed,
-            config.pairs.max_noise,
-            device,
-        )
-        pairs = MixedPairs(pairs, found, config.dataset_share, seed)
+
+    def source(apart: int, device: torch.device) -> Iterable[Pairs]:
+        return training_pairs(photos, config, data, seed + apart, device)
+
     summary = {
         "data": f"{len(photos)} luminance pictures of {', '.join(config.folders)}",
         "command": command,
         "config": {k: v for k, v in asdict(config).items() if k != "network"},
     }
-    return run(net, loss, save, config, pairs, pictures, weights, summary, max_time, resume, progress)
+    return run(net, loss, save, config, source, pictures, weights, summary, max_time, resume, progress, devices, nodes)

@@ -128,19 +128,22 @@ def train(
         The safetensors file.
     """
     torch.manual_seed(config.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = DirectNet(config.network)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pictures = ShakenPictures(data / config.validation, config.validation_pictures)
     photos = PhotosInMemory(list_photos([data / folder for folder in config.folders]))
-    pairs = SyntheticPairs(photos, config.pairs, config.seed + steps_of(resume), device)
+    seed = config.seed + steps_of(resume)
+
+    def source(apart: int, device: torch.device) -> SyntheticPairs:
+        return SyntheticPairs(photos, config.pairs, seed + apart, device)
+
     summary = {
         "data": f"{len(photos)} pictures of {', '.join(config.folders)}",
         "command": command,
         "config": {k: v for k, v in asdict(config).items() if k != "network"},
     }
     weights = weights_path(out)
-    return run(net, pair_loss, save, config, pairs, pictures, weights, summary, max_time, resume, progress)
+    return run(net, pair_loss, save, config, source, pictures, weights, summary, max_time, resume, progress)
 
 
 def main(arguments: list[str] | None = None) -> int:
