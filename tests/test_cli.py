@@ -33,7 +33,7 @@ from ircdeblur.nets.motion_net import LENGTH_UNIT, MotionNet, MotionNetConfig
 from ircdeblur.psf import read_psf
 
 HEIGHT, WIDTH = 80, 96
-COMMANDS = {"deblur", "motion", "deconvolve", "blur", "compare", "dataset", "train", "reproduce", "info"}
+COMMANDS = {"deblur", "motion", "deconvolve", "blur", "compare", "dataset", "train", "reproduce", "serve", "info"}
 
 
 class Outcome(NamedTuple):

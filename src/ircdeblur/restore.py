@@ -71,6 +71,11 @@ class _Kind:
             image = image.clip(self.low, self.high)
         return image.to(self.device, self.dtype) if self.is_torch else np.ascontiguousarray(image.astype(self.dtype))
 
+    def fields(self, parts: list[torch.Tensor]) -> Any:
+        """Return what belongs to each image of a batch, (H, W, ...), as one array or tensor, or one for the batch."""
+        field = torch.stack(parts) if self.is_torch and self.ndim == 4 else parts[0]
+        return field.to(self.device) if self.is_torch else field.cpu().numpy()
+
 
 _SCALES: dict[Any, float] = {
     np.dtype(np.uint8): 255.0,
@@ -391,12 +396,8 @@ def estimate_motion(
     side = _tile_side(tile, (x.shape[-2], x.shape[-1]))
     estimates = [_estimate(item[None], side, str(motion_net), consolidation) for item in x]
 
-    def back(parts: list[torch.Tensor]) -> Any:
-        stacked = torch.stack(parts) if kind.is_torch and kind.ndim == 4 else parts[0]
-        return stacked.to(kind.device) if kind.is_torch else stacked.cpu().numpy()
-
-    motion = back([e.motion for e in estimates])
-    return (motion, back([e.error for e in estimates])) if return_error else motion
+    motion = kind.fields([e.motion for e in estimates])
+    return (motion, kind.fields([e.error for e in estimates])) if return_error else motion
 
 
 def restoration_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
@@ -417,17 +418,17 @@ def restoration_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tenso
 
 def _deblur(
     x: torch.Tensor, how: _How, strength: float, motion_net: str, consolidation: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the restored (1, C, H, W) and its motion (H, W, 2)."""
+) -> tuple[torch.Tensor, MotionEstimate]:
+    """Return the restored (1, C, H, W) and its motion."""
     found = _estimate(x, how.tile, motion_net, consolidation)
     weight = strength * restoration_weight(to_polar(found.motion)[0], found.error)
     if float(weight.max()) <= 0.0:
-        return x, found.motion
+        return x, found
     settings = DEFAULTS.get(how.method)
     if settings is not None:
         settings = dataclasses.replace(settings, prior=settings.prior * BLIND_PRIOR)
     sharp = _restore(x, None, found.motion, how, settings, DOUBT * found.error)
-    return x + weight * (sharp - x), found.motion
+    return x + weight * (sharp - x), found
 
 
 @torch.no_grad()
@@ -435,6 +436,7 @@ def deblur(
     image: Image,
     *,
     return_motion: bool = False,
+    return_error: bool = False,
     method: str = DEFAULT_METHOD,
     noise: float | None = None,
     strength: float = 1.0,
@@ -458,6 +460,8 @@ def deblur(
         Photograph: float in [0, 1], uint8 or uint16.
     return_motion : bool
         Return the motion field too.
+    return_error : bool
+        Return the motion field and the expected size of the error of each vector too.
     strength : float
         In [0, 1]: 0 returns the photograph, 1 the full restoration.
     motion_net, consolidation
@@ -470,7 +474,9 @@ def deblur(
     sharp : array or tensor
         As the image: kind, shape, type and scale.
     motion : (H, W, 2) or (B, H, W, 2) float32
-        Only with `return_motion`: see `estimate_motion`.
+        Only with `return_motion` or `return_error`: see `estimate_motion`.
+    error : (H, W) or (B, H, W) float32
+        Only with `return_error`: see `estimate_motion`.
     """
     check_method(method, irc_net)
     _check_noise(noise)
@@ -482,10 +488,11 @@ def deblur(
     how = _How(method, irc_net, noise, side, linear_light, progress)
     pairs = [_deblur(item[None], how, strength, str(motion_net), consolidation) for item in x]
     sharp = kind.back(torch.cat([p[0] for p in pairs]))
-    if not return_motion:
+    if not (return_motion or return_error):
         return sharp
-    fields = torch.stack([p[1] for p in pairs]) if kind.is_torch and kind.ndim == 4 else pairs[0][1]
-    return sharp, fields.to(kind.device) if kind.is_torch else fields.cpu().numpy()
+
+    motion = kind.fields([p[1].motion for p in pairs])
+    return (sharp, motion, kind.fields([p[1].error for p in pairs])) if return_error else (sharp, motion)
 
 
 @torch.no_grad()
