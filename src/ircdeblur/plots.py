@@ -327,13 +327,13 @@ def draw_confidence(image: np.ndarray, motion: np.ndarray, error: np.ndarray) ->
     zoom = max(1.0, _SHORTEST_LONG_SIDE / max(grey.shape))
     width, height = (max(1, round(n * zoom)) for n in grey.shape[::-1])
     sheet = _Sheet(width + _LEGEND, max(height, _LEGEND + 150))
-    # Dark red over amber to green: as traffic lights, and told apart by their brightness too.
-    scale = colormaps["RdYlGn"]
-    shade = grey[..., None]
-    colours = np.where(still[..., None], 0.25 + 0.75 * shade, scale(belief)[..., :3] * (0.35 + 0.65 * shade))
+    # Brightness tells the steps apart, too, for those who do not see the colours.
+    scale = colormaps["YlGnBu"].reversed()
+    shade = 0.35 + 0.65 * grey[..., None]
+    colours = np.where(still[..., None], shade, 0.45 * scale(0.9 - 0.7 * belief)[..., :3] + 0.55 * shade)
     sheet.axes(0, 0, width, height).imshow(colours, interpolation="bilinear", aspect="auto")
     bar = sheet.axes(width + 30, 40, 28, _LEGEND - 20)
-    bar.imshow(scale(np.linspace(1, 0, 128))[:, None, :3], interpolation="bilinear", aspect="auto")
+    bar.imshow(0.45 * scale(np.linspace(0.2, 0.9, 128))[:, None, :3] + 0.45, interpolation="bilinear", aspect="auto")
     sheet.text(width + 66, 40, f"believed: error\nup to {CERTAIN:.0%} of\nthe length", ha="left", fontsize=9)
     sheet.text(width + 66, _LEGEND - 18, f"not believed:\n{DOUBTFUL:.0%} or more", ha="left", fontsize=9)
     sheet.text(width + 30, _LEGEND + 40, f"grey: moved at\nmost {STILL:g} px", ha="left", fontsize=9)

@@ -6,6 +6,7 @@ let line = null;
 let dragging = null;
 let source = null;
 const find = (name) => element.querySelector(name);
+const drawable = () => element.closest('.drawable') !== null;
 
 const measure = () => {
   const dx = (line[2] - line[0]) * props.pw, dy = (line[3] - line[1]) * props.ph;
@@ -18,7 +19,7 @@ const paint = () => {
   if (!svg) return;
   sheet.style.width = `${100 * steps[step]}%`;
   find('.factor').textContent = `${steps[step]}\u00d7`;
-  svg.classList.toggle('drawn', line !== null && Boolean(props.drawable));
+  svg.classList.toggle('drawn', line !== null);
   if (line === null) {
     find('.told').textContent = 'Drag along a streak.';
     return;
@@ -52,7 +53,7 @@ const zoom = (next) => {
 };
 
 element.addEventListener('pointerdown', (event) => {
-  if (!props.drawable || !event.isPrimary || event.button !== 0 || !event.target.closest('.sheet')) return;
+  if (!drawable() || !event.isPrimary || event.button !== 0 || !event.target.closest('.sheet')) return;
   event.preventDefault();
   dragging = place(event);
   element.setPointerCapture(event.pointerId);

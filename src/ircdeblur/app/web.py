@@ -349,7 +349,7 @@ def build_page(limits: Limits, folder: Path, closing: threading.Event | None = N
         drawing, known = mode == "draw", mode == "known kernel"
         return (
             f'<p class="hint">{_HINTS.get(mode, "")}</p>',
-            gr.update(drawable="drawable" if drawing else ""),
+            gr.update(elem_classes=["drawable"] if drawing else []),
             gr.update(visible=drawing),
             gr.update(visible=known),
         )
@@ -392,9 +392,9 @@ def build_page(limits: Limits, folder: Path, closing: threading.Event | None = N
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320):
                 photo = gr.File(
-                    label=f"Photograph (PNG, JPEG, TIFF, WebP; up to {limits.pixels / 1e6:g} megapixels)",
+                    label="Photograph",
                     elem_id="photo",
-                    height=130,
+                    height=150,
                 )
                 picture = gr.HTML(
                     "",
@@ -404,7 +404,6 @@ def build_page(limits: Limits, folder: Path, closing: threading.Event | None = N
                     src="",
                     pw=1,
                     ph=1,
-                    drawable="",
                     visible=False,
                     elem_id="picture",
                 )
@@ -498,14 +497,15 @@ _HEADER = """<header class="head"><h1>ircdeblur</h1>
 <p>A photograph that was shaken, without the shake.</p></header>"""
 _WELCOME = _box(
     "No photograph yet",
-    "Drop one on the field, or click it. It stays on the machine that serves this page.",
+    "Drop a PNG, JPEG, TIFF or WebP file on the field, or click it. It stays on the machine that serves this page.",
 )
 # A phone then offers its gallery, and hands over JPEG.
 _ACCEPT = """() => { const i = document.querySelector('#photo input[type=file]');
 if (i) i.accept = 'image/png,image/jpeg,image/tiff,image/webp'; }"""
 _READ_DRAWING = "(text) => { const d = text ? JSON.parse(text) : {}; return [d.length ?? null, d.angle ?? null]; }"
 _CSS = """
-.gradio-container { max-width: 1360px !important; margin: 0 auto !important; }
+.gradio-container main { max-width: 1320px !important; width: 100%; margin: 0 auto !important; }
+.html-container, .block.html { padding: 0 !important; }
 .head h1 { font-size: 1.5rem; font-weight: 650; margin: .4rem 0 0; }
 .head p, .foot p, .hint { color: var(--body-text-color-subdued); margin: .1rem 0 .2rem; }
 .hint { font-size: .9rem; line-height: 1.4; padding: 0 2px; }
@@ -516,14 +516,16 @@ _CSS = """
 .box p { margin: .15rem 0 0; }
 .box.good { border-left-color: #2f8f6b; }
 .box.error { border-left-color: #c0392b; }
-#results img { image-rendering: auto; }
+#picture.drawable .bar { display: flex; }
+#picture.drawable .sheet { cursor: crosshair; touch-action: none; }
+#picture:not(.drawable) svg { display: none; }
 """
 
 
 def _footer(limits: Limits) -> str:
     return (
         f'<footer class="foot"><p>Photographs are deleted after {KEEP_SECONDS / 60:.0f} minutes, and when the server '
-        f"stops. Files up to {limits.bytes / 1e6:g} MB. Straight motions are undone; long curved shakes and lenses out "
+        f"stops. Up to {limits.pixels / 1e6:g} megapixels and {limits.bytes / 1e6:g} MB. Straight motions are undone; long curved shakes and lenses out "
         f"of focus are not.</p></footer>"
     )
 
@@ -542,6 +544,17 @@ def _application(limits: Limits, folder: Path, closing: threading.Event) -> Guar
         radius_size="sm",
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
+    ).set(
+        # Dark enough to be read on its background.
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_label_text_color="*neutral_600",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        slider_color="*primary_700",
+        checkbox_background_color_selected="*primary_700",
     )
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
