@@ -1,4 +1,4 @@
-"""Take pictures of every state of the web page, on a wide and on a narrow window: ``ircdeblur serve`` in a real browser.
+"""Take pictures of every state of the web page, ``ircdeblur serve``, in a real browser, on a wide and a narrow window.
 
 Needs the extra ``web``, Playwright for Python, and Chromium (the one of the system, or the one that the environment
 variable CHROMIUM names). The photographs are scikit-image's.
@@ -70,7 +70,7 @@ def drag(page: Page, length: float, angle: float) -> None:
     box = page.locator("#picture .sheet").bounding_box()
     scale = box["width"] / 600
     dx, dy = length * scale * np.cos(np.deg2rad(angle)), -length * scale * np.sin(np.deg2rad(angle))
-    x, y = box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.4
+    x, y = box["x"] + box["width"] * 0.62, box["y"] + box["height"] * 0.6
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(x + dx / 2, y + dy / 2, steps=3)
@@ -114,13 +114,11 @@ def take(page: Page, folder: Path, inputs: Path, window: str) -> None:
     shot("chosen")
     run(page)
     shot("blind")
-    for tab in ("Motion", "Blur kernels", "Confidence"):
+    for tab in ("Motion", "Kernels", "Confidence"):
         page.get_by_role("tab", name=tab).click()
         page.wait_for_timeout(500)
-        shot(tab.lower().replace(" ", "-"))
+        shot(tab.lower())
     page.get_by_label("Draw", exact=True).check()
-    for _ in range(2):
-        page.get_by_label("Larger").click()
     drag(page, LENGTH, ANGLE)
     page.get_by_label("Around the line").check()
     run(page)

@@ -375,15 +375,16 @@ def build_page(limits: Limits, folder: Path, closing: threading.Event | None = N
                 saved = save_outcome(outcome, photo, folder)
         except Refused as error:
             return (_box("Not done", str(error), "error"), *nothing)
-        kind = "good" if outcome.changed else "note"
+        kind = "good" if outcome.headline == "Restored" else "note"
         shown = [None if file is None else str(file) for file in (saved.motion, saved.kernels, saved.confidence)]
-        tabs = [gr.update(visible=file is not None) for file in shown]
+        views = [gr.update(value=file, visible=file is not None) for file in shown]
+        empty = [gr.update(visible=file is None) for file in shown]
         return (
             _box(outcome.headline, outcome.text, kind, saved.notes),
             gr.update(visible=True, selected="picture"),
             (str(saved.before), str(saved.after)),
-            *shown,
-            *tabs,
+            *views,
+            *empty,
             gr.update(visible=saved.download is not None, value=saved.download and str(saved.download)),
         )
 
@@ -434,7 +435,7 @@ def build_page(limits: Limits, folder: Path, closing: threading.Event | None = N
             with gr.Column(scale=8, min_width=320):
                 status = gr.HTML(_WELCOME, elem_id="status", min_height=90)
                 with gr.Tabs(visible=False, elem_id="results") as results:
-                    with gr.Tab("Before / after", id="picture"):
+                    with gr.Tab("Result", id="picture"):
                         slider = gr.ImageSlider(
                             show_label=False,
                             interactive=False,
@@ -445,10 +446,11 @@ def build_page(limits: Limits, folder: Path, closing: threading.Event | None = N
                     views = {}
                     for name, alternative in (
                         ("Motion", "Colours and arrows of the motion over the photograph"),
-                        ("Blur kernels", "Blur kernels at places of the photograph"),
+                        ("Kernels", "Blur kernels at places of the photograph"),
                         ("Confidence", "Where the motion is to be believed"),
                     ):
-                        with gr.Tab(name) as tab:
+                        with gr.Tab(name, elem_id=name.lower()):
+                            nothing = gr.HTML(_NOTHING, visible=False)
                             view = gr.Image(
                                 show_label=False,
                                 interactive=False,
@@ -456,7 +458,7 @@ def build_page(limits: Limits, folder: Path, closing: threading.Event | None = N
                                 format="png",
                                 alt_text=alternative,
                             )
-                        views[tab] = view
+                        views[nothing] = view
                 download = gr.DownloadButton(
                     "Download in full quality", visible=False, elem_id="download", variant="primary"
                 )
@@ -502,6 +504,7 @@ _WELCOME = _box(
 # A phone then offers its gallery, and hands over JPEG.
 _ACCEPT = """() => { const i = document.querySelector('#photo input[type=file]');
 if (i) i.accept = 'image/png,image/jpeg,image/tiff,image/webp'; }"""
+_NOTHING = '<p class="hint">Nothing to show: the motion was given, not estimated.</p>'
 _READ_DRAWING = "(text) => { const d = text ? JSON.parse(text) : {}; return [d.length ?? null, d.angle ?? null]; }"
 _CSS = """
 .gradio-container main { max-width: 1320px !important; width: 100%; margin: 0 auto !important; }
@@ -516,6 +519,10 @@ _CSS = """
 .box p { margin: .15rem 0 0; }
 .box.good { border-left-color: #2f8f6b; }
 .box.error { border-left-color: #c0392b; }
+@media (max-width: 640px) {
+  .tab-container button { padding: 0 .55rem !important; }
+  #mode label, #where label { padding: .4rem .5rem; }
+}
 #picture.drawable .bar { display: flex; }
 #picture.drawable .sheet { cursor: crosshair; touch-action: none; }
 #picture:not(.drawable) svg { display: none; }
@@ -523,11 +530,12 @@ _CSS = """
 
 
 def _footer(limits: Limits) -> str:
-    return (
-        f'<footer class="foot"><p>Photographs are deleted after {KEEP_SECONDS / 60:.0f} minutes, and when the server '
-        f"stops. Up to {limits.pixels / 1e6:g} megapixels and {limits.bytes / 1e6:g} MB. Straight motions are undone; long curved shakes and lenses out "
-        f"of focus are not.</p></footer>"
+    text = (
+        f"Photographs are deleted after {KEEP_SECONDS / 60:.0f} minutes, and when the server stops. "
+        f"Up to {limits.pixels / 1e6:g} megapixels and {limits.bytes / 1e6:g} MB. "
+        f"Straight motions are undone; long curved shakes and lenses out of focus are not."
     )
+    return f'<footer class="foot"><p>{text}</p></footer>'
 
 
 # ------------------------------------------------------------------------------------------------ the server

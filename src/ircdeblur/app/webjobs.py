@@ -400,22 +400,21 @@ def _what_was_found(found: Any, changed: bool, strength: float, kind: str | None
             f"The picture is sharp, or blurred by something other than motion: it cannot be told which. {unchanged} "
             f"If a streak shows, draw it."
         )
-    moved = (
+    where = (
         f"{found.length:.1f} px at {round(found.angle) % 180}°, on {max(1, round(100 * found.moved))} % of the frame"
     )
     doubt = f"confidence {found.confidence}"
-    warning = (
-        " The blur looks more like a lens out of focus than like motion: do not trust this result."
-        if kind == "defocus"
-        else ""
-    )
     if not changed and strength > 0:
         return "Too uncertain to restore", (
-            f"A motion was found ({moved}), but it may be wrong. The picture was left as it is; draw a streak instead."
-            f"{warning}"
+            f"A motion was found ({where}), but it may be wrong. The picture was left as it is; draw a streak instead."
+        )
+    if kind == "defocus":
+        return "Probably out of focus", (
+            f"The blur looks more like a lens out of focus than like motion, and this program undoes motion only. What "
+            f"it took for motion ({where}; {doubt}) was undone: do not trust it."
         )
     advice = " If the result looks wrong, draw a streak, or lower the strength." if found.confidence == "low" else ""
-    return "Restored", f"Motion found: {moved}; {doubt}, expected error {found.error:.1f} px.{warning}{advice}"
+    return "Restored", f"Motion found: {where}; {doubt}, expected error {found.error:.1f} px.{advice}"
 
 
 def _drawn(photo: Photo, order: Order, follow: Progress) -> Outcome:
