@@ -59,13 +59,13 @@ def sharp():
 
 @pytest.fixture(scope="module")
 def photos(sharp, tmp_path_factory) -> Path:
-    """Folder with ``blurred.jpg``, which has EXIF tags, and ``sharp.png``, which has 16 bits."""
+    """Folder with ``blurred.jpg``, which has EXIF tags, ``sharp.png`` and ``kernel.npy``."""
     folder = tmp_path_factory.mktemp("photos")
     blurred = restore.blur(sharp, psf=linear_motion_kernel(LENGTH, ANGLE), noise=0.004, seed=0)
     exif = Image.Exif()
     exif[0x010F] = "Testcam"
     Image.fromarray(np.rint(255 * blurred).astype(np.uint8)).save(folder / "blurred.jpg", quality=95, exif=exif)
-    Image.fromarray(np.rint(255 * sharp).astype(np.uint8)).save(folder / "sharp.png")
+    Image.fromarray(data.rocket()[200:392, 200:392]).save(folder / "sharp.png")
     np.save(folder / "kernel.npy", linear_motion_kernel(LENGTH, ANGLE))
     return folder
 
@@ -452,8 +452,8 @@ def page(browser, address):
 
 
 def status(page, text: str) -> str:
-    page.locator("#status", has_text=text).wait_for(timeout=60_000)
-    return page.locator("#status").inner_text()
+    page.locator("#status .box", has_text=text).wait_for(timeout=120_000)
+    return page.locator("#status .box").inner_text()
 
 
 @pytest.mark.slow

@@ -308,7 +308,14 @@ def _source(data: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 
 
-def build_page(limits: Limits, folder: Path, closing: threading.Event | None = None) -> gr.Blocks:
+class _Duty:
+    """Whether the server is about to end, and whether somebody's photograph is being worked on."""
+
+    def __init__(self) -> None:
+        self.closing, self.busy = threading.Event(), threading.Lock()
+
+
+def build_page(limits: Limits, folder: Path, duty: _Duty | None = None) -> gr.Blocks:
     """Lay out the page.
 
     Parameters
@@ -317,14 +324,16 @@ def build_page(limits: Limits, folder: Path, closing: threading.Event | None = N
         Of uploads.
     folder : Path
         Where results are written.
-    closing : threading.Event, optional
-        Once it is set, work in progress ends at its next step.
+    duty : _Duty, optional
+        Once it is closing, work in progress ends at its next step.
 
     Returns
     -------
     page : gradio.Blocks
     """
     import gradio as gr
+
+    duty = _Duty() if duty is None else duty
 
     def look(path: str | None) -> tuple[Any, ...]:
         """Show a photograph that has just been chosen, and forget the last result."""
@@ -359,14 +368,14 @@ def build_page(limits: Limits, folder: Path, closing: threading.Event | None = N
         nothing = (gr.update(visible=False), *[gr.update()] * 7, gr.update(visible=False, value=None))
 
         def follow(share: float, text: str) -> None:
-            if closing is not None and closing.is_set():
+            if duty.closing.is_set():
                 raise Refused("The server is being stopped.")
             progress(share, desc=text)
 
         if path is None:
             return (_box("No photograph", "Drop a photograph first.", "error"), *nothing)
         try:
-            with _explaining():
+            with duty.busy, _explaining():
                 order = _order(*controls)
                 follow(0.0, "Reading")
                 photo = open_photo(path, limits)
@@ -541,7 +550,7 @@ def _footer(limits: Limits) -> str:
 # ------------------------------------------------------------------------------------------------ the server
 
 
-def _application(limits: Limits, folder: Path, closing: threading.Event) -> Guard:
+def _application(limits: Limits, folder: Path, duty: _Duty) -> Guard:
     """Return the guarded page as an ASGI application."""
     import gradio as gr
     from fastapi import FastAPI
@@ -567,7 +576,7 @@ def _application(limits: Limits, folder: Path, closing: threading.Event) -> Guar
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
         outer,
-        build_page(limits, folder, closing),
+        build_page(limits, folder, duty),
         path="/",
         footer_links=[],
         run_history=False,
@@ -638,7 +647,7 @@ def serve(host: str = "127.0.0.1", port: int = 7860, limits: Limits | None = Non
     listener = _listen(host, port)
     # Read by gradio and its libraries when they are imported.
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="1")
-    closing = threading.Event()
+    duty = _Duty()
     with listener, tempfile.TemporaryDirectory(prefix="ircdeblur-web-", ignore_cleanup_errors=True) as place:
         os.environ["GRADIO_TEMP_DIR"] = place
         import uvicorn
@@ -648,12 +657,12 @@ def serve(host: str = "127.0.0.1", port: int = 7860, limits: Limits | None = Non
 
         folder = Path(place)
         config = uvicorn.Config(
-            _application(limits, folder, closing), log_level="critical", timeout_graceful_shutdown=1, ws="none"
+            _application(limits, folder, duty), log_level="critical", timeout_graceful_shutdown=1, ws="none"
         )
         announcer = threading.Thread(
-            target=_announce, args=(host, listener.getsockname()[1], closing), name="announcer", daemon=True
+            target=_announce, args=(host, listener.getsockname()[1], duty.closing), name="announcer", daemon=True
         )
-        sweeper = threading.Thread(target=_sweep, args=(folder, closing), name="sweeper", daemon=True)
+        sweeper = threading.Thread(target=_sweep, args=(folder, duty.closing), name="sweeper", daemon=True)
         # The server answers signals by an orderly end and then raises them again.
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
@@ -662,7 +671,10 @@ def serve(host: str = "127.0.0.1", port: int = 7860, limits: Limits | None = Non
             with suppress(KeyboardInterrupt):
                 uvicorn.Server(config).run(sockets=[listener])
         finally:
-            closing.set()
+            duty.closing.set()
+            # What is half written must not be left behind.
+            if duty.busy.acquire(timeout=30):
+                duty.busy.release()
             signal.signal(signal.SIGTERM, previous)
 
 

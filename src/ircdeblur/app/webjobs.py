@@ -344,7 +344,7 @@ def restore_photo(photo: Photo, order: Order, progress: Progress | None = None) 
 def _tiles(follow: Progress) -> Callable[[int, int], None]:
     """Return what follows the tiles of a restoration."""
     return lambda done, total: follow(
-        0.1 + 0.8 * done / total, f"Restoring: part {done} of {total} done" if total > 1 else "Restored"
+        0.1 + 0.8 * done / total, f"Restoring: part {done} of {total} done" if total > 1 else "Restoring"
     )
 
 
@@ -378,10 +378,12 @@ def _blind(photo: Photo, order: Order, follow: Progress) -> Outcome:
         strength=order.strength,
         progress=_tiles(follow),
     )
+    found, kind = summarize(motion, error), explain_blur(photo.pixels, motion)
+    if kind == "sharp" and found.confidence == "low":
+        # Specks of doubtful motion in a sharp picture are errors of the estimate.
+        sharp = photo.pixels
     changed = not np.array_equal(sharp, photo.pixels)
-    headline, text = _what_was_found(
-        summarize(motion, error), changed, order.strength, explain_blur(photo.pixels, motion)
-    )
+    headline, text = _what_was_found(found, changed, order.strength, kind)
     return Outcome(sharp, changed, motion, error, None, headline, text)
 
 
@@ -404,6 +406,11 @@ def _what_was_found(found: Any, changed: bool, strength: float, kind: str | None
         f"{found.length:.1f} px at {round(found.angle) % 180}°, on {max(1, round(100 * found.moved))} % of the frame"
     )
     doubt = f"confidence {found.confidence}"
+    if kind == "sharp" and not changed and found.confidence == "low":
+        return "No motion found", (
+            f"The picture looks sharp: what might be motion ({where}) is not to be believed. It was left as it is. If "
+            f"a streak shows, draw it."
+        )
     if not changed and strength > 0:
         return "Too uncertain to restore", (
             f"A motion was found ({where}), but it may be wrong. The picture was left as it is; draw a streak instead."
@@ -412,6 +419,11 @@ def _what_was_found(found: Any, changed: bool, strength: float, kind: str | None
         return "Probably out of focus", (
             f"The blur looks more like a lens out of focus than like motion, and this program undoes motion only. What "
             f"it took for motion ({where}; {doubt}) was undone: do not trust it."
+        )
+    if kind == "sharp":
+        return "Perhaps sharp already", (
+            f"A motion was found and undone: {where}; {doubt}. As a whole the picture looks sharp, so compare the two "
+            f"before you keep the result."
         )
     advice = " If the result looks wrong, draw a streak, or lower the strength." if found.confidence == "low" else ""
     return "Restored", f"Motion found: {where}; {doubt}, expected error {found.error:.1f} px.{advice}"
@@ -500,7 +512,8 @@ def preview(pixels: np.ndarray, photo: Photo, longest: int = SHOWN) -> bytes:
     if max(height, width) > longest:
         image = image.resize(longest / max(height, width))
     if isinstance(profile := photo.metadata.get("icc-profile-data"), bytes):
-        image = image.mutate(lambda m: m.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile))
+        image = image.copy()
+        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
     return bytes(image.write_to_buffer(".jpg", Q=92, subsample_mode="off", optimize_coding=True))
 
 
@@ -522,7 +535,7 @@ def save_outcome(outcome: Outcome, photo: Photo, folder: Path) -> Saved:
     photo : Photo
         The photograph; the download has its format, bit depth and metadata.
     folder : Path
-        Where the new folder is made.
+        Where the new folder is made; it must exist.
 
     Returns
     -------
@@ -537,7 +550,7 @@ def save_outcome(outcome: Outcome, photo: Photo, folder: Path) -> Saved:
 
     place = Path(folder, secrets.token_hex(16))
     try:
-        place.mkdir(mode=0o700, parents=True)
+        place.mkdir(mode=0o700)
 
         def write(name: str, data: bytes) -> Path:
             (place / name).write_bytes(data)
