@@ -4,6 +4,7 @@ Needs the extra ``web``, Playwright for Python, and Chromium (the one of the sys
 variable CHROMIUM names). The photographs are scikit-image's.
 
     python examples/web_screenshots.py -o screenshots
+    python examples/web_screenshots.py -o docs/web --documentation
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.psf import write_psf
 
 WINDOWS = {"wide": (1400, 900), "narrow": (400, 860)}
+DOCUMENTED = ("wide-blind", "wide-motion", "narrow-draw")
 LENGTH, ANGLE = 15, 20
 
 
@@ -141,6 +143,7 @@ def main() -> None:
     """Read the arguments, serve, and take the pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=Path("screenshots"), help="folder of the pictures")
+    parser.add_argument("--documentation", action="store_true", help="keep three of them, reduced to small files")
     parser.add_argument("--window", choices=[*WINDOWS, "both"], default="both", help="which window")
     arguments = parser.parse_args()
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -159,6 +162,13 @@ def main() -> None:
                 take(page, arguments.output, inputs, window)
                 page.close()
         browser.close()
+    if arguments.documentation:
+        for path in arguments.output.glob("*.png"):
+            if path.stem in DOCUMENTED:
+                reduced = pyvips.Image.new_from_buffer(path.read_bytes(), "").flatten(background=255).resize(0.7)
+                reduced.pngsave(str(path), palette=True, Q=80, strip=True)
+            else:
+                path.unlink()
 
 
 if __name__ == "__main__":
