@@ -163,9 +163,9 @@ def main() -> None:
                 page.close()
         browser.close()
     if arguments.documentation:
-        for path in arguments.output.glob("*.png"):
+        for path in [p for name in WINDOWS for p in arguments.output.glob(f"{name}-*.png")]:
             if path.stem in DOCUMENTED:
-                reduced = pyvips.Image.new_from_buffer(path.read_bytes(), "").flatten(background=255).resize(0.7)
+                reduced = pyvips.Image.new_from_buffer(path.read_bytes(), "")[:3].resize(0.7)
                 reduced.pngsave(str(path), palette=True, Q=80, strip=True)
             else:
                 path.unlink()

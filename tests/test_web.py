@@ -507,6 +507,14 @@ def test_browser_says_what_is_wrong_and_goes_on(page, photos, tmp_path):
         assert page.locator("#status .error").count() == 1
         page.locator("#photo button[aria-label='Clear'], #photo button[aria-label='Remove this file']").first.click()
         status(page, "No photograph yet")
+    for name, content, message in (
+        ("../../evil.png", b"x", "leads to another folder"),
+        ("large.png", bytes(2_500_000), "maximum allowed size"),
+    ):
+        page.set_input_files("#photo input[type=file]", {"name": name, "mimeType": "image/png", "buffer": content})
+        page.get_by_text(message).wait_for()
+        page.reload()
+        page.locator("#run").wait_for()
     page.set_input_files("#photo input[type=file]", photos / "sharp.png")
     status(page, "192 x 192 pixels")
     page.click("#run")
