@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ircdeblur.metrics import motion_mse
-from ircdeblur.motion import STILL, check_motion, confidence, kernel_at, to_polar
+from ircdeblur.motion import CERTAIN, DOUBTFUL, STILL, check_motion, confidence, kernel_at, to_polar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -277,6 +277,67 @@ def _enlarged(kernel: np.ndarray, times: int) -> np.ndarray:
     if times >= 4:
         cells[times - 1 :: times] = cells[:, times - 1 :: times] = 0.3
     return np.repeat(cells[..., None], 3, axis=2)
+
+
+def draw_kernel(kernel: np.ndarray) -> np.ndarray:
+    """Draw one blur kernel, enlarged until its pixels show.
+
+    Parameters
+    ----------
+    kernel : (h, w) array
+        Non-negative, with a positive value. The brightness is the square root of the weight, 1 for the largest one.
+
+    Returns
+    -------
+    drawing : (h, w, 3) uint8 array
+        Its longer side has some 500 pixels.
+    """
+    kernel = np.asarray(kernel)
+    if kernel.ndim != 2 or kernel.size == 0 or not (kernel.min() >= 0 and kernel.max() > 0):
+        raise ValueError("kernel must be two-dimensional, non-negative and not all zero")
+    cells = _enlarged(kernel, max(500 // max(kernel.shape), 1))
+    return np.rint(255 * cells).astype(np.uint8)
+
+
+def draw_confidence(image: np.ndarray, motion: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Draw how far an estimated motion is to be believed over its photograph, with a legend at the right.
+
+    Parameters
+    ----------
+    image : (H, W), (H, W, 1) or (H, W, 3) array
+        Photograph in [0, 1]; it is shown in grey.
+    motion : (H, W, 2) array
+        Pixels; u right, v down.
+    error : (H, W) array
+        Expected error of each vector in pixels; see `ircdeblur.motion.confidence`.
+
+    Returns
+    -------
+    drawing : (h, w, 3) uint8 array
+        The photograph, enlarged or reduced to between 800 and 2000 pixels on its longer side, and the legend.
+    """
+    from matplotlib import colormaps
+
+    grey = _grey(image)
+    field = check_motion(motion, grey.shape)
+    belief = confidence(field, error)
+    still = to_polar(field)[0] <= STILL
+    step = -(-max(grey.shape) // _LONGEST_SIDE)
+    grey, belief, still = (a[::step, ::step] for a in (grey, belief, still))
+    zoom = max(1.0, _SHORTEST_LONG_SIDE / max(grey.shape))
+    width, height = (max(1, round(n * zoom)) for n in grey.shape[::-1])
+    sheet = _Sheet(width + _LEGEND, max(height, _LEGEND + 150))
+    # Brightness tells the steps apart, too, for those who do not see the colours.
+    scale = colormaps["YlGnBu"].reversed()
+    shade = 0.35 + 0.65 * grey[..., None]
+    colours = np.where(still[..., None], shade, 0.45 * scale(0.9 - 0.7 * belief)[..., :3] + 0.55 * shade)
+    sheet.axes(0, 0, width, height).imshow(colours, interpolation="bilinear", aspect="auto")
+    bar = sheet.axes(width + 30, 40, 28, _LEGEND - 20)
+    bar.imshow(0.45 * scale(np.linspace(0.2, 0.9, 128))[:, None, :3] + 0.45, interpolation="bilinear", aspect="auto")
+    sheet.text(width + 66, 40, f"believed: error\nup to {CERTAIN:.0%} of\nthe length", ha="left", fontsize=9)
+    sheet.text(width + 66, _LEGEND - 18, f"not believed:\n{DOUBTFUL:.0%} or more", ha="left", fontsize=9)
+    sheet.text(width + 30, _LEGEND + 40, f"grey: moved at\nmost {STILL:g} px", ha="left", fontsize=9)
+    return sheet.pixels()
 
 
 _PANELS = 6

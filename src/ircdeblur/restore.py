@@ -73,6 +73,11 @@ class _Kind:
             image = image.clip(self.low, self.high)
         return image.to(self.device, self.dtype) if self.is_torch else np.ascontiguousarray(image.astype(self.dtype))
 
+    def fields(self, parts: list[torch.Tensor]) -> Any:
+        """Return what belongs to each image of a batch, (H, W, ...), as one array or tensor, or one for the batch."""
+        field = torch.stack(parts) if self.is_torch and self.ndim == 4 else parts[0]
+        return field.to(self.device) if self.is_torch else field.cpu().numpy()
+
 
 _SCALES: dict[Any, float] = {
     np.dtype(np.uint8): 255.0,
@@ -414,12 +419,8 @@ def estimate_motion(
     side = _tile_side(tile, (x.shape[-2], x.shape[-1]))
     estimates = [_estimate(item[None], side, str(motion_net), consolidation, runtime) for item in x]
 
-    def back(parts: list[torch.Tensor]) -> Any:
-        stacked = torch.stack(parts) if kind.is_torch and kind.ndim == 4 else parts[0]
-        return stacked.to(kind.device) if kind.is_torch else stacked.cpu().numpy()
-
-    motion = back([e.motion for e in estimates])
-    return (motion, back([e.error for e in estimates])) if return_error else motion
+    motion = kind.fields([e.motion for e in estimates])
+    return (motion, kind.fields([e.error for e in estimates])) if return_error else motion
 
 
 def restoration_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
@@ -440,17 +441,17 @@ def restoration_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tenso
 
 def _deblur(
     x: torch.Tensor, how: _How, strength: float, motion_net: str, consolidation: str
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the restored (1, C, H, W), its motion (H, W, 2) and the expected error of that (H, W)."""
+) -> tuple[torch.Tensor, MotionEstimate]:
+    """Return the restored (1, C, H, W) and its motion."""
     found = _estimate(x, how.tile, motion_net, consolidation, how.runtime)
     weight = strength * restoration_weight(to_polar(found.motion)[0], found.error)
     if float(weight.max()) <= 0.0:
-        return x, found.motion, found.error
+        return x, found
     settings = DEFAULTS.get(how.method)
     if settings is not None:
         settings = dataclasses.replace(settings, prior=settings.prior * BLIND_PRIOR)
     sharp = _restore(x, None, found.motion, how, settings, DOUBT * found.error)
-    return x + weight * (sharp - x), found.motion, found.error
+    return x + weight * (sharp - x), found
 
 
 @torch.no_grad()
@@ -512,14 +513,9 @@ def deblur(
     side = _tile_side(tile, (x.shape[-2], x.shape[-1]))
     how = _How(method, irc_net, noise, side, linear_light, progress, runtime)
     found = [_deblur(item[None], how, strength, str(motion_net), consolidation) for item in x]
-
-    def back(parts: list[torch.Tensor]) -> Any:
-        stacked = torch.stack(parts) if kind.is_torch and kind.ndim == 4 else parts[0]
-        return stacked.to(kind.device) if kind.is_torch else stacked.cpu().numpy()
-
-    result = [kind.back(torch.cat([sharp for sharp, _, _ in found]))]
-    result += [back([motion for _, motion, _ in found])] if return_motion else []
-    result += [back([error for _, _, error in found])] if return_error else []
+    result = [kind.back(torch.cat([sharp for sharp, _ in found]))]
+    result += [kind.fields([estimate.motion for _, estimate in found])] if return_motion else []
+    result += [kind.fields([estimate.error for _, estimate in found])] if return_error else []
     return tuple(result) if len(result) > 1 else result[0]
 
 

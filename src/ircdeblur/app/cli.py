@@ -1116,6 +1116,34 @@ def onnx(
 
 
 @app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen at; 0.0.0.0 is open to the network.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port; 0 takes a free one.")
+    ] = 7860,
+    max_megapixels: Annotated[
+        float, typer.Option("--max-megapixels", metavar="N", help="Largest photograph that is accepted.")
+    ] = 25.0,
+    max_megabytes: Annotated[
+        float, typer.Option("--max-megabytes", metavar="N", help="Largest file that is accepted.")
+    ] = 100.0,
+) -> int:
+    """Serve a web page: drop a photograph, see what moved, take the sharp one.
+
+    On this machine only, unless --host says otherwise; there is no password.
+    """
+    _check_number("--max-megapixels", max_megapixels, 0.01, 500.0)
+    _check_number("--max-megabytes", max_megabytes, 0.01, 10_000.0)
+    from ircdeblur.app.web import serve as run
+    from ircdeblur.app.webjobs import Limits
+
+    run(host, port, Limits(round(max_megapixels * 1e6), round(max_megabytes * 1e6)))
+    return 0
+
+
+@app.command()
 def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> int:
     """Print versions, devices and weights.
 
