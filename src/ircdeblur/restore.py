@@ -320,7 +320,7 @@ def deconvolve(
         Of a solver: weight of the prior, penalty, iterations; by default the method's own.
     tile : int, "auto" or None
         Longest side of the tiles in pixels, from 256 on; None or 0 restores the whole picture at once. "auto" does so
-        up to 1.5 megapixels and takes tiles of up to 768 pixels for larger ones, and smaller ones where memory is short.
+        up to 1.5 megapixels and takes tiles of up to 768 pixels for larger ones, smaller ones where memory is short.
     device : str or torch.device
         "auto" is the first GPU if there is one.
     linear_light : bool

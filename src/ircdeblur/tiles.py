@@ -301,7 +301,8 @@ def working_bytes(method: str, longest: float) -> float:
     method : str
         Of `ircdeblur.nets.methods.METHODS`.
     longest : float
-        Longest motion in pixels, 0 for a kernel. The blur's matrix and its transpose have 2.1 taps for each pixel of
-        it, and they are built in pieces.
+        Longest motion in pixels, 0 for a kernel. The blur's matrix has 2.1 taps for each pixel of it: it and its
+        transpose are kept, and while that is made there is a third.
     """
-    return _NEEDS.get(method, _OTHER_NEED) + 2 * 2.1 * TAP * longest
+    matrix = 2.1 * TAP * longest
+    return max(_NEEDS.get(method, _OTHER_NEED) + 2 * matrix, 3 * matrix)

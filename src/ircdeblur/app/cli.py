@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 MIN_TILE = 256
-"""Smallest side of a tile: four times `ircdeblur.restore.OVERLAP`."""
+"""Smallest side of a tile: `ircdeblur.tiles.MIN_TILE`."""
 
 MOTION_SUFFIXES = (".npz", ".flo", ".png")
 """What a motion field can be written as; ``.png`` is a drawing of it."""
@@ -162,7 +162,7 @@ STRENGTH = Annotated[
 ]
 TILE = Annotated[
     str,
-    typer.Option("--tile", metavar="auto|N", help="Side of the tiles in pixels; small ones save memory."),
+    typer.Option("--tile", metavar="auto|0|N", help="Side of the tiles in pixels; small ones save memory, 0 is none."),
 ]
 DEVICE = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")]
 LINEAR = Annotated[
@@ -313,6 +313,8 @@ def deblur(
             sharp, motion = restore.deblur(
                 photo.pixels,
                 return_motion=True,
+                # Of a large photograph a part of the motion is enough to describe it.
+                motion_step=1 if motion_out is not None else _motion_step(photo),
                 method=method.value,
                 irc_net=irc_net,
                 noise=sigma,
@@ -380,7 +382,7 @@ def motion(
             if (other := taken.setdefault(os.path.realpath(path), option)) != option:
                 raise UsageError(f"{other} and {option} are the same file")
     report = Report(quiet, _debug(context))
-    photo = read_photo(source)
+    photo = read_photo(source, stored=True)
     report.notes(photo.notes, source)
     if pixel is not None:
         _check_pixel(pixel, photo)
@@ -391,7 +393,7 @@ def motion(
     target = _device(device)
     _require_motion_net(motion_net)
     with report.noting(source), _progress(1, quiet) as follow:
-        follow(0, source)
+        steps = follow(0, source)
         field, error = restore.estimate_motion(
             photo.pixels,
             consolidation=consolidation.value,
@@ -399,6 +401,7 @@ def motion(
             tile=side,
             device=target,
             return_error=True,
+            progress=steps,
         )
     if out is not None:
         _write_motion(out, field, photo.pixels, overwrite, error)
@@ -1062,7 +1065,7 @@ def _process(
         for index, task in enumerate(tasks):
             step = follow(index, task.source)
             try:
-                photo = read_photo(task.source)
+                photo = read_photo(task.source, stored=True)
                 report.notes(photo.notes, task.source)
                 check_output(task.output, overwrite=overwrite, photo=photo)
                 with report.noting(task.source):
@@ -1247,9 +1250,16 @@ def _longest(field: np.ndarray | None, length: float | None) -> float:
     """Return the length of the longest motion in pixels, 0 for a kernel."""
     if field is None:
         return length or 0.0
-    from ircdeblur.motion import to_polar
+    import numpy as np
 
-    return float(to_polar(field)[0].max())
+    # Some rows at a time: the field of a large photograph is larger than that itself.
+    return max(float(np.hypot(rows[..., 0], rows[..., 1]).max()) for rows in np.split(field, range(64, len(field), 64)))
+
+
+def _motion_step(photo: Photo) -> int:
+    """Return at every how many rows and columns to look at the motion, for some million places at most."""
+    height, width = photo.pixels.shape[:2]
+    return max(1, math.isqrt(height * width // 1_500_000))
 
 
 @contextmanager
@@ -1291,9 +1301,9 @@ def _tile(text: str) -> int | Literal["auto"]:
     try:
         value = int(text)
     except ValueError:
-        value = 0
-    if value < MIN_TILE:
-        raise UsageError(f"--tile must be auto or a whole number of at least {MIN_TILE} pixels, got {text!r}")
+        value = -1
+    if value != 0 and value < MIN_TILE:
+        raise UsageError(f"--tile must be auto, 0 or a whole number of at least {MIN_TILE} pixels, got {text!r}")
     return value
 
 
