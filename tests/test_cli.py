@@ -21,7 +21,7 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import ircdeblur
-from ircdeblur import experiments, plots, restore
+from ircdeblur import experiments, plots, restore, tiles
 from ircdeblur.app import cli, imagefile
 from ircdeblur.experiments.synthetic import SEVERITIES
 from ircdeblur.kernels import linear_motion_kernel
@@ -222,7 +222,7 @@ def test_lists_that_help_shows_are_those_of_the_package():
     assert tuple(m.value for m in cli.Method) == METHODS
     assert tuple(s.value for s in cli.Severity) == tuple(SEVERITIES)
     assert tuple(e.value for e in cli.Experiment) == (*experiments.EXPERIMENTS, "all")
-    assert cli.MIN_TILE == 4 * restore.OVERLAP
+    assert cli.MIN_TILE == tiles.MIN_TILE
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,24 @@ from torch.autograd.function import once_differentiable
 from ircdeblur.kernels import MAX_LENGTH, MotionBank, half_sizes, half_taps, steps_needed
 from ircdeblur.motion import bank_interpolation
 
-__all__ = ["Boundary", "Interpolation", "MotionBlur", "UniformBlur", "pad", "pad_adjoint"]
+__all__ = ["Boundary", "Interpolation", "MotionBlur", "UniformBlur", "motion_reach", "pad", "pad_adjoint"]
 
 Boundary = Literal["extended", "replicate", "reflect", "circular"]
 Interpolation = Literal["continuous", "softmax", "bilinear"]
 
 _BANK = MotionBank()
+
+
+def motion_reach(motion: Tensor) -> tuple[int, int]:
+    """Return how many rows above and below, and columns beside a pixel `MotionBlur` reads, at the boundary "extended".
+
+    Parameters
+    ----------
+    motion : Tensor
+        Motion vectors (..., 2) in pixels.
+    """
+    rows, columns = half_sizes(*_direction(motion.reshape(-1, 2)))
+    return int(rows.max()), int(columns.max())
 
 
 def pad(x: Tensor, margin: tuple[int, int], boundary: Boundary) -> Tensor:

@@ -86,7 +86,10 @@ def _grey(image: np.ndarray) -> np.ndarray:
     shape = np.shape(image)
     if not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))):
         raise ValueError(f"image must have shape (H, W), (H, W, 1) or (H, W, 3), got {shape}")
-    grey = np.asarray(image).astype(np.float32)
+    image = np.asarray(image)
+    grey = image.astype(np.float32)
+    if image.dtype.kind == "u":
+        grey /= np.iinfo(image.dtype).max
     if grey.ndim == 3:
         grey = grey @ _LUMA if grey.shape[2] == 3 else grey[..., 0]
     return np.clip(grey, 0, 1)

@@ -243,12 +243,12 @@ def left_of(plan: Plan, out: Path) -> list[Work]:
 def settings_of(job: Deblurring, suffix: str, motion_out: Path | None) -> dict[str, Any]:
     """Return all that the outputs follow from, of values that JSON has; weights by their SHA-256.
 
-    The device is left out: it changes roundings only.
+    The device is left out: it changes roundings only; and whether the motion of every pixel is computed.
     """
     from ircdeblur.nets.checkpoints import IRC_NETS, irc_net_path, motion_net_path
 
     values = asdict(job)
-    del values["device"]
+    del values["device"], values["whole_motion"]
     values["noise"] = "auto" if job.noise is None else job.noise
     values["motion_net"] = _sha256(motion_net_path(job.motion_net))
     values["irc_net"] = _sha256(irc_net_path(job.irc_net or job.method)) if job.method in IRC_NETS else None

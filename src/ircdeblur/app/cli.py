@@ -165,7 +165,7 @@ STRENGTH = Annotated[
 ]
 TILE = Annotated[
     str,
-    typer.Option("--tile", metavar="auto|N", help="Side of the tiles in pixels; small ones save memory."),
+    typer.Option("--tile", metavar="auto|0|N", help="Side of the tiles in pixels; small ones save memory, 0 is none."),
 ]
 RUNTIME = Annotated[
     str,
@@ -329,7 +329,11 @@ def deblur(
         _device(device)
         _require_motion_net(motion_net)
         _require_method(method, irc_net)
-        return dataclasses.replace(job, runtime=_runtime(runtime, method, motion_net, irc_net))
+        return dataclasses.replace(
+            job,
+            runtime=_runtime(runtime, method, motion_net, irc_net),
+            whole_motion=motion_out is not None or report_out is not None,
+        )
 
     report = Report(quiet, _debug(context))
     settings = {
@@ -427,7 +431,9 @@ def batch(
         _device(device)
     _require_motion_net(motion_net)
     _require_method(method, irc_net)
-    job = dataclasses.replace(job, runtime=_runtime(runtime, method, motion_net, irc_net))
+    job = dataclasses.replace(
+        job, runtime=_runtime(runtime, method, motion_net, irc_net), whole_motion=motion_out is not None
+    )
     file_job, settings = folders.file_job(job, out, motion_out, suffix)
     with (
         folders.Batch(plan, out, file_job, settings, resume, overwrite) as begun,
@@ -486,7 +492,7 @@ def motion(
             if (other := taken.setdefault(os.path.realpath(path), option)) != option:
                 raise UsageError(f"{other} and {option} are the same file")
     report = Report(quiet, _debug(context))
-    photo = read_photo(source)
+    photo = read_photo(source, stored=True)
     report.notes(photo.notes, source)
     if pixel is not None:
         _check_pixel(pixel, photo)
@@ -498,7 +504,7 @@ def motion(
     _require_motion_net(motion_net)
     computed = _runtime(runtime, None, motion_net, None)
     with report.noting(source), _progress(1, quiet) as follow:
-        follow(0, source)
+        steps = follow(0, source)
         field, error = restore.estimate_motion(
             photo.pixels,
             consolidation=consolidation.value,
@@ -507,6 +513,7 @@ def motion(
             device=target,
             return_error=True,
             runtime=computed,
+            progress=steps,
         )
     if out is not None:
         write_motion_file(out, field, photo.pixels, overwrite, error)
@@ -1320,9 +1327,12 @@ def _page(
 
 
 def _add_section(page: ReportPage, task: Task, photo: Photo, result: Result, seconds: float) -> None:
+    from ircdeblur.app.imagefile import to_unit
     from ircdeblur.app.report import Entry
 
-    page.add(Entry(photo, task.output, result.pixels, seconds, result.motion, result.error, result.kernel))
+    # The page is drawn from values in [0, 1], whatever the file holds.
+    photo = dataclasses.replace(photo, pixels=to_unit(photo.pixels))
+    page.add(Entry(photo, task.output, to_unit(result.pixels), seconds, result.motion, result.error, result.kernel))
 
 
 def _plan_motions(inputs: Inputs, out: str | None) -> tuple[list[Path | None], Path | None]:
@@ -1463,9 +1473,10 @@ def _longest(field: np.ndarray | None, length: float | None) -> float:
     """Return the length of the longest motion in pixels, 0 for a kernel."""
     if field is None:
         return length or 0.0
-    from ircdeblur.motion import to_polar
+    import numpy as np
 
-    return float(to_polar(field)[0].max())
+    # Some rows at a time: the field of a large photograph is larger than that itself.
+    return max(float(np.hypot(rows[..., 0], rows[..., 1]).max()) for rows in np.split(field, range(64, len(field), 64)))
 
 
 @contextmanager
@@ -1507,9 +1518,9 @@ def _tile(text: str) -> int | Literal["auto"]:
     try:
         value = int(text)
     except ValueError:
-        value = 0
-    if value < MIN_TILE:
-        raise UsageError(f"--tile must be auto or a whole number of at least {MIN_TILE} pixels, got {text!r}")
+        value = -1
+    if value != 0 and value < MIN_TILE:
+        raise UsageError(f"--tile must be auto, 0 or a whole number of at least {MIN_TILE} pixels, got {text!r}")
     return value
 
 

@@ -136,8 +136,9 @@ class Photo:
     ----------
     pixels : (H, W) or (H, W, 3) float32 array
         Grey or RGB. Whole numbers are divided by 255 or 65535, which gives [0, 1] and is undone exactly on
-        writing. Floating-point values are kept on their own scale as long as none exceeds 1 in magnitude;
-        otherwise they are divided by `scale`. Negative values stay negative.
+        writing; or they are as stored, of type `dtype`, if `read_photo` was asked for that. Floating-point values
+        are kept on their own scale as long as none exceeds 1 in magnitude; otherwise they are divided by `scale`.
+        Negative values stay negative.
     alpha : (H, W) array of `dtype`, or None
         Opacity, as stored.
     dtype : numpy dtype
@@ -160,7 +161,7 @@ class Photo:
         What the user should know about the reading, one line each (for example: CMYK was converted to sRGB).
     """
 
-    pixels: npt.NDArray[np.float32]
+    pixels: npt.NDArray[Any]
     alpha: npt.NDArray[Any] | None
     dtype: np.dtype[Any]
     scale: float
@@ -209,7 +210,7 @@ class OutputPlan(NamedTuple):
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def read_photo(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> Photo:
+def read_photo(path: StrPath, *, max_pixels: int = MAX_PIXELS, stored: bool = False) -> Photo:
     """Read a photograph.
 
     The orientation that EXIF gives is applied and reset, so no viewer turns the picture a second time. CMYK
@@ -222,6 +223,8 @@ def read_photo(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> Photo:
         PNG, JPEG, TIFF or WebP file.
     max_pixels : int, optional
         Refuse pictures of more pixels, before they are unpacked.
+    stored : bool, optional
+        Leave whole numbers as they are stored: a quarter or half of the memory of float32 pixels.
 
     Returns
     -------
@@ -236,7 +239,7 @@ def read_photo(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> Photo:
     path = Path(path)
     file_format = _identify(path)
     try:
-        return _load(path, file_format, max_pixels)
+        return _load(path, file_format, max_pixels, stored)
     except MemoryError:
         raise ImageFileError("not enough memory for the picture", path, "make it smaller or cut it") from None
 
@@ -278,7 +281,7 @@ def _format_of(head: bytes) -> Format | None:
     return None
 
 
-def _load(path: Path, file_format: Format, max_pixels: int) -> Photo:
+def _load(path: Path, file_format: Format, max_pixels: int, stored: bool) -> Photo:
     import pyvips
 
     notes: list[str] = []
@@ -320,7 +323,10 @@ def _load(path: Path, file_format: Format, max_pixels: int) -> Photo:
     colours = 1 if image.interpretation in _GREY else 3
     alpha = np.ascontiguousarray(samples[..., colours]) if image.bands > colours else None
     values = samples[..., 0] if colours == 1 else samples[..., :colours]
-    pixels, scale = _to_pixels(values, path, notes)
+    if stored and samples.dtype.kind == "u":
+        pixels, scale = np.ascontiguousarray(values), 1.0
+    else:
+        pixels, scale = _to_pixels(values, path, notes)
     return Photo(
         pixels=pixels,
         alpha=alpha,
@@ -432,9 +438,9 @@ def write_photo(path: StrPath, pixels: npt.NDArray[Any], like: Photo, *, overwri
     ----------
     path : path-like
         The file to write; its folder must exist.
-    pixels : (H, W) or (H, W, 3) float array
-        The picture, of the shape and on the scale of ``like.pixels``. Outside of [0, 1] values are clipped
-        unless the file holds floats.
+    pixels : (H, W) or (H, W, 3) array
+        The picture, of the shape and on the scale of ``like.pixels``: floats, or whole numbers of type
+        ``like.dtype`` as they are stored. Outside of [0, 1] floats are clipped unless the file holds floats.
     like : Photo
         The photo that was read.
     overwrite : bool, optional
@@ -451,10 +457,13 @@ def write_photo(path: StrPath, pixels: npt.NDArray[Any], like: Photo, *, overwri
         If the suffix is unknown, the picture is too large for the format, the file exists and is not to be
         overwritten, or it cannot be written. An existing file is then as it was.
     ValueError
-        If the shape is not that of ``like.pixels``, or a value is NaN or infinite.
+        If the shape is not that of ``like.pixels``, whole numbers are not of its type, or a value is NaN or
+        infinite.
     """
     path = Path(path)
     pixels = np.asarray(pixels)
+    if pixels.dtype.kind != "f" and pixels.dtype != like.dtype:
+        raise ValueError(f"pixels must be floats or {like.dtype}, as the photo, got {pixels.dtype}")
     if pixels.shape != like.pixels.shape:
         raise ValueError(f"pixels have shape {pixels.shape}, the photo has {like.pixels.shape}")
     file_format = _writable_format(path)
@@ -493,22 +502,27 @@ def _to_samples(
     height, width = pixels.shape[:2]
     colours = pixels.reshape(height, width, -1)
     bands = colours.shape[2]
+    if alpha is None and pixels.dtype == dtype and dtype.kind == "u":
+        return np.ascontiguousarray(colours)
     samples = np.empty((height, width, bands + (alpha is not None)), dtype)
     for top in range(0, height, _ROWS):
         rows = slice(top, top + _ROWS)
         if not np.isfinite(colours[rows]).all():
             raise ValueError("pixels to be written contain NaN or infinity")
-        samples[rows, :, :bands] = _convert(colours[rows], dtype, scale)
+        same = dtype.kind == "u" and colours.dtype == dtype
+        samples[rows, :, :bands] = colours[rows] if same else _convert(to_unit(colours[rows]), dtype, scale)
         if alpha is not None:
             # An integer alpha of the same depth passes unchanged.
-            unit = alpha[rows] if alpha.dtype == dtype else _unit(alpha[rows])
+            unit = alpha[rows] if alpha.dtype == dtype else to_unit(alpha[rows])
             samples[rows, :, bands] = unit if alpha.dtype == dtype else _convert(unit, dtype, 1.0)
     return samples
 
 
-def _unit(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return stored values on the scale [0, 1]."""
-    return values if values.dtype.kind == "f" else values / np.iinfo(values.dtype).max
+def to_unit(values: npt.NDArray[Any]) -> npt.NDArray[np.floating[Any]]:
+    """Return stored values on the scale [0, 1]: whole numbers divided by their largest, as float32."""
+    if values.dtype.kind == "f":
+        return values
+    return np.divide(values, np.float32(np.iinfo(values.dtype).max), dtype=np.float32)
 
 
 def _convert(values: npt.NDArray[Any], dtype: np.dtype[Any], scale: float) -> npt.NDArray[Any]:

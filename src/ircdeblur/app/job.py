@@ -7,6 +7,7 @@ Only what ``--help`` needs is imported on top.
 from __future__ import annotations
 
 import errno
+import math
 import re
 import time
 import warnings
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 MIN_TILE = 256
-"""Smallest side of a tile: four times `ircdeblur.restore.OVERLAP`."""
+"""Smallest side of a tile: `ircdeblur.tiles.MIN_TILE`."""
 
 MOTION_SUFFIXES = (".npz", ".flo", ".png")
 """What a motion field can be written as; ``.png`` is a drawing of it."""
@@ -91,6 +92,8 @@ class Deblurring:
     ----------
     method, irc_net, noise, strength, motion_net, consolidation, tile, device, linear_light, runtime
         As for `ircdeblur.deblur`.
+    whole_motion : bool
+        Whether the motion is wanted for every pixel of a large photograph, or just to describe it.
     """
 
     method: str = "irc-net"
@@ -103,6 +106,7 @@ class Deblurring:
     device: str = "auto"
     linear_light: bool = False
     runtime: str | Path = "torch"
+    whole_motion: bool = True
 
     def __call__(self, photo: Photo, index: int, progress: Progress) -> Result:
         """Deblur a photograph."""
@@ -113,6 +117,7 @@ class Deblurring:
             photo.pixels,
             return_motion=True,
             return_error=True,
+            motion_step=1 if self.whole_motion else motion_step(photo),
             method=self.method,
             irc_net=self.irc_net,
             noise=self.noise,
@@ -126,6 +131,12 @@ class Deblurring:
             runtime=self.runtime,
         )
         return Result(sharp, motion, describe(motion), error)
+
+
+def motion_step(photo: Photo) -> int:
+    """Return at every how many rows and columns to look at the motion, for some million places at most."""
+    height, width = photo.pixels.shape[:2]
+    return max(1, math.isqrt(height * width // 1_500_000))
 
 
 def process_file(
@@ -166,7 +177,7 @@ def process_file(
     """
     from ircdeblur.app.imagefile import check_output, read_photo, write_photo
 
-    photo = read_photo(task.source)
+    photo = read_photo(task.source, stored=True)
     note(photo.notes, task.source)
     check_output(task.output, overwrite=overwrite, inputs=[task.source], photo=photo)
     with own_warnings() as texts:

@@ -8,6 +8,7 @@ and angles to a few per cent once one is near (`ircdeblur.nets.evidence`), and t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from ircdeblur.motion import from_double_angle, to_double_angle
 from ircdeblur.nets.camera_fit import camera_model, fit_camera
-from ircdeblur.nets.evidence import SpectralEvidence
+from ircdeblur.nets.evidence import Luma, SpectralEvidence, Windows
 from ircdeblur.nets.motion_net import STRIDE, luminance
 from ircdeblur.nets.refine import OUTLIER, refine_camera, refine_local, standing_still
 from ircdeblur.solvers.settings import estimate_noise
@@ -44,6 +45,54 @@ class MotionEstimate:
     motion: torch.Tensor
     error: torch.Tensor
     camera_share: float
+
+    @property
+    def longest(self) -> float:
+        """Length of the longest vector in pixels."""
+        return float(self.motion.norm(dim=-1).max())
+
+    def window(self, rows: slice, columns: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return motion (h, w, 2) and error (h, w) of some rows and columns, which may have a step."""
+        return self.motion[rows, columns], self.error[rows, columns]
+
+
+@dataclass(frozen=True)
+class MotionGrid:
+    """Motion of a large photograph, on a grid that covers it.
+
+    Attributes
+    ----------
+    planes : (3, h, w) float32 tensor
+        Double-angle vectors in pixels of the photograph, and the expected size of the error of the vectors.
+    shape : (int, int)
+        H and W of the photograph.
+    camera_share : float
+        As of `MotionEstimate`.
+    """
+
+    planes: torch.Tensor
+    shape: tuple[int, int]
+    camera_share: float
+
+    @property
+    def longest(self) -> float:
+        """Length of the longest vector in pixels."""
+        # Means of double-angle vectors are no longer than these.
+        return float(self.planes[:2].norm(dim=0).max())
+
+    def window(self, rows: slice, columns: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return motion (h, w, 2) and error (h, w) of some rows and columns, which may have a step: bilinear."""
+        planes = self.planes
+        for dim, (places, length) in enumerate(zip((rows, columns), self.shape, strict=True), start=1):
+            count = planes.shape[dim]
+            at = torch.arange(*places.indices(length), dtype=torch.float64)
+            at = ((at + 0.5) * count / length - 0.5).clamp(0, count - 1)
+            low = at.long().clamp(max=max(0, count - 2))
+            high = (low + 1).clamp(max=count - 1)
+            share = (at - low).to(planes).view(-1, *(1,) * (2 - dim))
+            low, high = low.to(planes.device), high.to(planes.device)
+            planes = torch.lerp(planes.index_select(dim, low), planes.index_select(dim, high), share)
+        return from_double_angle(planes[:2].permute(1, 2, 0)), planes[2]
 
 
 def smooth_field(double: torch.Tensor, error: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,7 +246,37 @@ def consolidate(
 
     raw = to_grid(double.permute(2, 0, 1)).permute(1, 2, 0)
     spread = to_grid(error[None])[0]
-    found = _alternatives(raw, spread, (height, width), evidence, seed)
+    mixed, mixed_error, share = consolidate_grid(raw, spread, (height, width), evidence, seed)
+    full = to_full(mixed.permute(2, 0, 1)).permute(1, 2, 0)
+    return MotionEstimate(from_double_angle(full), to_full(mixed_error[None])[0], share)
+
+
+def consolidate_grid(
+    raw: torch.Tensor, spread: torch.Tensor, shape: tuple[int, int], evidence: SpectralEvidence | None, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Turn Motion-Net's answers on a grid into a motion field on it.
+
+    Parameters
+    ----------
+    raw : (h, w, 2) tensor
+        Double-angle vectors in pixels.
+    spread : (h, w) tensor
+        Expected error of each.
+    shape : (int, int)
+        H and W of the picture that the grid covers.
+    evidence, seed
+        As for `consolidate`.
+
+    Returns
+    -------
+    mixed : (h, w, 2) tensor
+        Double-angle vectors.
+    error : (h, w) tensor
+        Expected size of the error of the vectors.
+    camera_share : float
+        See `MotionEstimate`.
+    """
+    found = _alternatives(raw, spread, shape, evidence, seed)
     _, local_error = smooth_field(raw, spread, sigma=1.0)
     # How far the local answer is from the camera, in units of what it may be off by itself.
     away = (found.local - found.camera).norm(dim=-1) / (local_error + 1.0)
@@ -213,10 +292,7 @@ def consolidate(
         unlike = torch.sigmoid(10 * (wide_error / (wide.norm(dim=-1) + 3.0) - UNLIKE_MOTION))
         camera_error = torch.lerp(camera_error, wide_error, unlike)
     mixed_error = torch.lerp(0.75 * local_error, camera_error, trust)
-
-    full = to_full(mixed.permute(2, 0, 1)).permute(1, 2, 0)
-    share = float(trust[spread <= spread.median()].mean())
-    return MotionEstimate(from_double_angle(full), to_full(mixed_error[None])[0], share)
+    return mixed, mixed_error, float(trust[spread <= spread.median()].mean())
 
 
 CAMERA_ERROR = (0.3, 0.05)
@@ -258,8 +334,7 @@ def estimate(net: Net, image: torch.Tensor, consolidation: str = "picture") -> M
     height, width = luma.shape[-2:]
     evidence = None
     if consolidation == "picture" and min(height, width) >= SMALLEST:
-        step = max(48, round((height * width / MOST_WINDOWS) ** 0.5))
-        evidence = SpectralEvidence(luma, estimate_noise(luma), step)
+        evidence = SpectralEvidence(luma, estimate_noise(luma), _window_step((height, width)))
     with one_thread():
         found = consolidate(double[0], error[0], evidence)
     if min(height, width) < 2 * SMALLEST or typical_length(found.motion) < LONG:
@@ -274,6 +349,113 @@ def estimate(net: Net, image: torch.Tensor, consolidation: str = "picture") -> M
     return MotionEstimate(from_double_angle(planes[:2].permute(1, 2, 0)), planes[2], smaller.camera_share)
 
 
+def _window_step(shape: tuple[int, int]) -> int:
+    """Return the distance in pixels of the windows whose spectra are looked at."""
+    return max(48, round((shape[0] * shape[1] / MOST_WINDOWS) ** 0.5))
+
+
+WHOLE_PIXELS = 1_500_000
+"""The network looks at pictures of at most this many pixels at once, at larger ones part by part."""
+
+PART, CONTEXT = 768, 96
+"""Side of the parts in pixels, and what the network sees around them, some of which it needs."""
+
+MOST_CELLS = 100_000
+"""About as many cells has the grid of a large picture; in smaller ones they are of 8 x 8 pixels, as the network's."""
+
+
+@torch.no_grad()
+def estimate_in_parts(
+    net: Net,
+    luma: Windows,
+    noise: float,
+    consolidation: str = "picture",
+    progress: Callable[[int, int], None] | None = None,
+) -> MotionGrid:
+    """Estimate the motion of one large photograph, of which only parts are in memory at once.
+
+    The answers of the network, part by part, are averaged on a grid that is coarser the larger the picture is; on this
+    they are consolidated once, for the whole picture. Motions that are longer than the network knows are looked for in
+    smaller copies, as `estimate` does.
+
+    Parameters
+    ----------
+    net : MotionNet or callable
+        What answers as `MotionNet.forward` does.
+    luma : Windows
+        Luminance of the photograph, of at least 64 x 64 pixels.
+    noise : float
+        Standard deviation of its noise.
+    consolidation : {"picture", "answers", "none"}
+        As for `estimate`.
+    progress : callable, optional
+        Called with the number of finished parts and of all; copies of smaller size are not counted.
+    """
+    height, width = luma.shape
+    cell = STRIDE * math.ceil((height * width / MOST_CELLS) ** 0.5 / STRIDE)
+    grid = (max(1, height // cell), max(1, width // cell))
+    bounds = [[n * size // count for n in range(count + 1)] for size, count in zip(luma.shape, grid, strict=True)]
+    planes: torch.Tensor | None = None
+    per_part = max(1, PART // cell)
+    parts = [(i, j) for i in range(0, grid[0], per_part) for j in range(0, grid[1], per_part)]
+    for number, part in enumerate(parts, start=1):
+        cells = [(first, min(first + per_part, count)) for first, count in zip(part, grid, strict=True)]
+        inner = [(edges[a], edges[b]) for edges, (a, b) in zip(bounds, cells, strict=True)]
+        # The network's own grid begins at multiples of its stride.
+        outer = [
+            (max(0, a - CONTEXT) // STRIDE * STRIDE, min(size, b + CONTEXT))
+            for (a, b), size in zip(inner, luma.shape, strict=True)
+        ]
+        double, error = net(luma(*(slice(a, b) for a, b in outer)))
+        rows, columns = (slice(a - first, b - first) for (a, b), (first, _) in zip(inner, outer, strict=True))
+        seen = torch.cat((double[0, rows, columns].permute(2, 0, 1), error[:, rows, columns]))
+        size = (cells[0][1] - cells[0][0], cells[1][1] - cells[1][0])
+        if planes is None:
+            planes = seen.new_empty(3, *grid)
+        planes[:, slice(*cells[0]), slice(*cells[1])] = F.interpolate(seen[None], size=size, mode="area")[0]
+        if progress is not None:
+            progress(number, len(parts))
+    assert planes is not None
+    if consolidation == "none":
+        return MotionGrid(planes, luma.shape, 0.0)
+    evidence = None
+    if consolidation == "picture":
+        evidence = SpectralEvidence(luma, noise, _window_step(luma.shape))
+    with one_thread():
+        double, error, share = consolidate_grid(planes[:2].permute(1, 2, 0), planes[2], luma.shape, evidence)
+    found = MotionGrid(torch.cat((double.permute(2, 0, 1), error[None])), luma.shape, share)
+    lengths = found.planes[:2].norm(dim=0).flatten()
+    if _exceeded(lengths) < LONG:
+        return found
+    half = _half_size(luma)
+    smaller: MotionGrid | MotionEstimate
+    if half.numel() > WHOLE_PIXELS:
+        smaller = estimate_in_parts(net, Luma(half), estimate_noise(half), consolidation)
+        longer = smaller.planes
+    else:
+        smaller = estimate(net, half, consolidation)
+        longer = torch.cat((to_double_angle(smaller.motion).permute(2, 0, 1), smaller.error[None]))
+    if 2 * _exceeded(longer[:2].norm(dim=0).flatten()) < LONG:
+        return found
+    return MotionGrid(2 * longer, luma.shape, smaller.camera_share)
+
+
+def _half_size(luma: Windows) -> torch.Tensor:
+    """Return a copy of half the size, (1, 1, H // 2, W // 2)."""
+    height, width = (n // 2 * 2 for n in luma.shape)
+    step = 2 * PART
+    half: torch.Tensor | None = None
+    for top in range(0, height, step):
+        for left in range(0, width, step):
+            bottom, right = min(top + step, height), min(left + step, width)
+            part = F.avg_pool2d(luma(slice(top, bottom), slice(left, right)), 2)
+            if half is None:
+                half = part.new_empty(1, 1, height // 2, width // 2)
+            half[..., top // 2 : bottom // 2, left // 2 : right // 2] = part
+    assert half is not None
+    return half
+
+
 CONSOLIDATIONS = ("picture", "answers", "none")
 """What can be made of a network's answers."""
 
@@ -284,7 +466,11 @@ LONG = 32.0
 def typical_length(motion: torch.Tensor) -> float:
     """Return the length in pixels that a fifth of the vectors exceed."""
     # Every eighth pixel is enough: the field is as smooth as that.
-    lengths = motion[::STRIDE, ::STRIDE].norm(dim=-1).flatten()
+    return _exceeded(motion[::STRIDE, ::STRIDE].norm(dim=-1).flatten())
+
+
+def _exceeded(lengths: torch.Tensor) -> float:
+    """Return what a fifth of the values (n,) exceeds."""
     return float(lengths.kthvalue(max(1, round(0.8 * len(lengths)))).values)
 
 

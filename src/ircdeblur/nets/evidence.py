@@ -23,7 +23,9 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -53,12 +55,47 @@ MANY = 32
 """Windows from which on not all frequencies are looked at."""
 
 
+class Windows(Protocol):
+    """A luminance in [0, 1] that is read window by window.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        H and W.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """H and W."""
+        ...
+
+    def __call__(self, rows: slice, columns: slice) -> torch.Tensor:
+        """Return a window, (1, 1, h, w) float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Luma:
+    """A luminance (1, 1, H, W) that is in memory, as `Windows`."""
+
+    image: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """H and W."""
+        return int(self.image.shape[-2]), int(self.image.shape[-1])
+
+    def __call__(self, rows: slice, columns: slice) -> torch.Tensor:
+        """Return a window, (1, 1, h, w)."""
+        return self.image[..., rows, columns]
+
+
 class SpectralEvidence:
     """Power spectra of windows of one photograph, and how likely motions make them.
 
     Parameters
     ----------
-    luma : (1, 1, H, W) tensor
+    luma : (1, 1, H, W) tensor or Windows
         Luminance in [0, 1].
     noise : float
         Standard deviation of its noise.
@@ -79,14 +116,14 @@ class SpectralEvidence:
 
     def __init__(
         self,
-        luma: torch.Tensor,
+        luma: torch.Tensor | Windows,
         noise: float,
         step: int = 48,
         window: int = WINDOW,
         lattice: tuple[int, int, int] | None = None,
     ):
-        image = luma[0, 0]
-        height, width = image.shape
+        read = Luma(luma) if isinstance(luma, torch.Tensor) else luma
+        height, width = read.shape
         side = min(window, height - 1, width - 1) // 2 * 2
         if side < 16:
             raise ValueError(f"the picture must have at least 17 x 17 pixels, got {height} x {width}")
@@ -95,21 +132,23 @@ class SpectralEvidence:
             for n in (height, width)
         )
         self.shape = (len(rows), len(columns))
-        self.device = image.device
+        # One pixel more each way, for the differences.
+        cut = torch.stack([read(slice(r, r + side + 1), slice(c, c + side + 1))[0, 0] for r in rows for c in columns])
+        self.device = cut.device
         self._rows, self._columns = rows + side / 2, columns + side / 2
         y, x = np.meshgrid(rows + side / 2, columns + side / 2, indexing="ij")
         self.x, self.y = x.ravel(), y.ravel()
 
-        hann = torch.hann_window(side, periodic=False, dtype=image.dtype, device=image.device)
+        hann = torch.hann_window(side, periodic=False, dtype=cut.dtype, device=cut.device)
         taper = hann[:, None] * hann
         taper = taper / taper.square().sum().sqrt()
 
         def power(gradient: torch.Tensor) -> torch.Tensor:
-            cut = torch.stack([gradient[r : r + side, c : c + side] for r in rows for c in columns])
-            mean = (cut * taper).sum((-2, -1), keepdim=True) / taper.sum()
-            return torch.view_as_real(torch.fft.rfft2((cut - mean) * taper)).square().sum(-1)
+            mean = (gradient * taper).sum((-2, -1), keepdim=True) / taper.sum()
+            return torch.view_as_real(torch.fft.rfft2((gradient - mean) * taper)).square().sum(-1)
 
-        dx, dy = image[:-1, 1:] - image[:-1, :-1], image[1:, :-1] - image[:-1, :-1]
+        corner = cut[:, :-1, :-1]
+        dx, dy = cut[:, :-1, 1:] - corner, cut[:, 1:, :-1] - corner
         self._side, self._sigma = side, max(noise, 1e-3)
         self._spectra = (power(dx) + power(dy)).flatten(1).T
         self._arrange(lattice or (ALL if len(self.x) < MANY else FINE))
