@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from ircdeblur.experiments.config import DIRECT, BlindRow
 from ircdeblur.experiments.motion_baselines import NETWORKS, load_baselines, weights_path
 from ircdeblur.metrics import psnr
 from ircdeblur.motion import to_polar
+from ircdeblur.nets.blind import MotionEstimate
 from ircdeblur.nets.checkpoints import (
     IRC_NETS,
     MOTION_NETS,
@@ -27,7 +29,15 @@ from ircdeblur.nets.checkpoints import (
 from ircdeblur.nets.irc_net import UnrolledNet
 from ircdeblur.operators import MotionBlur
 from ircdeblur.plots import captioned, motion_colors
-from ircdeblur.restore import BLIND_PRIOR, DOUBT, estimate_motion, resolve_device, restoration_weight
+from ircdeblur.restore import (
+    BLIND_PRIOR,
+    DOUBT,
+    beyond,
+    estimate_motion,
+    misfit_noise,
+    resolve_device,
+    restoration_weight,
+)
 from ircdeblur.solvers.settings import DEFAULTS, deconvolve, estimate_noise, unsaturated
 
 CONSOLIDATIONS = {"refined": "picture", "raw": "none"}
@@ -283,12 +293,16 @@ def undo(
     noise, mask = estimate_noise(y), unsaturated(y)
     if mask is not None and not mask.any():
         return image.clip(0, 1)
+    if not known:
+        noise = math.hypot(
+            noise, misfit_noise(MotionEstimate(torch.from_numpy(found.motion), error, 0.0), found.error.shape)
+        )
     if net is None:
         settings = DEFAULTS[method]
         settings = settings if known else replace(settings, prior=settings.prior * BLIND_PRIOR)
         sharp = deconvolve(y, blur, noise, method, settings, mask).x
     else:
-        sharp = net(y, blur, noise, None if known else DOUBT * error[None].to(y), mask)
+        sharp = net(y, blur, noise, None if known else DOUBT * beyond(error[None].to(y)), mask)
     change = sharp[0].permute(1, 2, 0).cpu().numpy() - image
     return (image + weight[..., None] * change).clip(0, 1).astype(np.float32)
 
