@@ -331,7 +331,7 @@ def test_networks_are_told_how_uncertain_the_motion_is(photo, monkeypatch):
     seen = []
 
     def recorded(y, blur, noise, method, settings=None, mask=None, error=None, irc_net=None, runtime="torch"):
-        seen.append((method, settings, error))
+        seen.append((method, settings, error, noise))
         return methods.deconvolve(y, blur, noise, method, settings, mask, error, irc_net)
 
     motion = torch.zeros(60, 64, 2)
@@ -341,7 +341,33 @@ def test_networks_are_told_how_uncertain_the_motion_is(photo, monkeypatch):
         monkeypatch.setattr(restore, "_estimate", lambda *_, found=found: found)
         monkeypatch.setattr(restore, "run_method", recorded)
         ircdeblur.deblur(photo[:60, :64], noise=0.01)
-    assert [float(error.mean()) for _, _, error in seen] == pytest.approx([0.2 * restore.DOUBT, 2.0 * restore.DOUBT])
+    large = 2.0 - restore.EXACT
+    assert [float(error.mean()) for _, _, error, _ in seen] == pytest.approx([0.0, restore.DOUBT * large])
+    assert [noise for *_, noise in seen] == pytest.approx([0.01, np.hypot(0.01, restore.MISFIT * large)])
     assert all(
-        method == "irc-net" and settings is None and error.shape == (1, 60, 64) for method, settings, error in seen
+        method == "irc-net" and settings is None and error.shape == (1, 60, 64) for method, settings, error, _ in seen
     )
+
+
+def test_specks_of_motion_are_left_alone(photo, monkeypatch):
+    """A few pixels that moved, in a picture that did not, are taken for an error of the estimate."""
+    image = (255 * photo[:60, :64]).round().astype(np.uint8)
+    for rows, changed in ((1, False), (20, True)):
+        motion = torch.zeros(60, 64, 2)
+        motion[:rows, :, 0] = 9.0
+        found = restore.MotionEstimate(motion, torch.full((60, 64), 0.2), 1.0)
+        monkeypatch.setattr(restore, "_estimate", lambda *_, found=found: found)
+        calls = []
+        sharp = ircdeblur.deblur(image, progress=lambda *call, calls=calls: calls.append(call))
+        assert np.array_equal(sharp, image) != changed
+        assert calls[-1][0] == calls[-1][1]
+
+
+def test_belief_in_a_motion():
+    """Means over the photograph, by hand: a half is believed, and its expected error is 2 px too large."""
+    motion = torch.zeros(130, 40, 2)
+    motion[:65, :, 1] = 20.0
+    field = restore.MotionEstimate(motion, torch.full((130, 40), restore.EXACT + 2), 1.0)
+    belief = restore.belief_in(field, (130, 40))
+    assert belief.share == pytest.approx(0.5)
+    assert belief.noise == pytest.approx(2 * restore.MISFIT)

@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -68,6 +68,10 @@ with it; shaken validation photographs changed by less than 0.05 dB."""
 
 MAX_MISFIT = 0.05
 """Largest of such noise."""
+
+SPECK = 0.03
+"""Share of a photograph below which motion is left alone. On sharp validation photographs, motion that was not there
+covered up to 2.9 %."""
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -250,16 +254,24 @@ def beyond(error: torch.Tensor) -> torch.Tensor:
     return (error - EXACT).clamp(min=0)
 
 
-def misfit_noise(field: _Field, shape: tuple[int, int]) -> float:
-    """Return the standard deviation of what an estimated motion will not explain of a photograph, on the [0, 1] scale.
+class Belief(NamedTuple):
+    """How far an estimated motion is to be believed.
 
-    Parameters
+    Attributes
     ----------
-    field : _Field
-        The motion and its expected error, of which the mean counts where the result is to be believed.
-    shape : (int, int)
-        Of the photograph.
+    share : float
+        Mean of `restoration_weight` over the photograph, in [0, 1].
+    noise : float
+        Standard deviation of what the motion will not explain of the photograph, on the [0, 1] scale: from the expected
+        errors beyond `EXACT` where the motion is believed.
     """
+
+    share: float
+    noise: float
+
+
+def belief_in(field: _Field, shape: tuple[int, int]) -> Belief:
+    """Return how far an estimated motion of a photograph of so many rows and columns is to be believed."""
     total = weights = 0.0
     for first in range(0, shape[0], ROWS):
         motion, error = field.window(slice(first, first + ROWS), slice(None))
@@ -267,7 +279,8 @@ def misfit_noise(field: _Field, shape: tuple[int, int]) -> float:
         weight = restoration_weight(to_polar(motion)[0], error)
         total += float((weight * beyond(error)).sum())
         weights += float(weight.sum())
-    return min(MISFIT * total / weights, MAX_MISFIT) if weights > 0 else 0.0
+    noise = min(MISFIT * total / weights, MAX_MISFIT) if weights > 0 else 0.0
+    return Belief(weights / (shape[0] * shape[1]), noise)
 
 
 def _restore(
@@ -285,7 +298,15 @@ def _restore(
         sample = images.sample(index, WHOLE_PIXELS)
         sigma = estimate_noise(srgb_to_linear(sample.clamp(0, 1)) if how.linear_light else sample)
     if how.strength is not None and not isinstance(blur, np.ndarray):
-        sigma = math.hypot(sigma, misfit_noise(blur, images.shape))
+        belief = belief_in(blur, images.shape)
+        if belief.share < SPECK:
+            for first in range(0, images.shape[0], ROWS):
+                rows = slice(first, min(first + ROWS, images.shape[0]))
+                put(rows, images.window(index, rows, slice(None)))
+            if progress is not None:
+                progress(1, 1)
+            return
+        sigma = math.hypot(sigma, belief.noise)
     uniform, field = None, None
     if isinstance(blur, np.ndarray):
         uniform = UniformBlur(torch.from_numpy(blur).to(images.device, torch.float32), boundary="extended")

@@ -380,9 +380,6 @@ def _blind(photo: Photo, order: Order, follow: Progress) -> Outcome:
         progress=_tiles(follow),
     )
     found, kind = summarize(motion, error), explain_blur(photo.pixels, motion)
-    if kind == "sharp" and found.confidence == "low":
-        # Specks of doubtful motion in a sharp picture are errors of the estimate.
-        sharp = photo.pixels
     changed = not np.array_equal(sharp, photo.pixels)
     headline, text = _what_was_found(found, changed, order.strength, kind)
     return Outcome(sharp, changed, motion, error, None, headline, text)

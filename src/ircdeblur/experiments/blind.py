@@ -32,9 +32,10 @@ from ircdeblur.plots import captioned, motion_colors
 from ircdeblur.restore import (
     BLIND_PRIOR,
     DOUBT,
+    SPECK,
+    belief_in,
     beyond,
     estimate_motion,
-    misfit_noise,
     resolve_device,
     restoration_weight,
 )
@@ -294,9 +295,10 @@ def undo(
     if mask is not None and not mask.any():
         return image.clip(0, 1)
     if not known:
-        noise = math.hypot(
-            noise, misfit_noise(MotionEstimate(torch.from_numpy(found.motion), error, 0.0), found.error.shape)
-        )
+        belief = belief_in(MotionEstimate(torch.from_numpy(found.motion), error, 0.0), found.error.shape)
+        if belief.share < SPECK:
+            return image.clip(0, 1)
+        noise = math.hypot(noise, belief.noise)
     if net is None:
         settings = DEFAULTS[method]
         settings = settings if known else replace(settings, prior=settings.prior * BLIND_PRIOR)
