@@ -1096,3 +1096,25 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_pixels_as_stored_are_written_as_converted_ones_are(tmp_path, dtype, channels):
+    """Large pictures stay in the type of their file; nobody can tell from the result."""
+    values = noise(HEIGHT, WIDTH, channels, dtype=dtype).squeeze()
+    deep = dtype == "uint16"
+    grey, colour = ("grey16", "rgb16") if deep else ("b-w", "srgb")
+    vips = pyvips.Image.new_from_array(values, interpretation=grey if channels < 3 else colour)
+    vips.write_to_file(str(tmp_path / "in.png"))
+    stored, converted = (read_photo(tmp_path / "in.png", stored=flag) for flag in (True, False))
+    assert stored.pixels.dtype == dtype
+    assert stored.pixels.flags.c_contiguous
+    colours = 1 if channels < 3 else 3
+    np.testing.assert_array_equal(stored.pixels, values.reshape(HEIGHT, WIDTH, channels)[..., :colours].squeeze())
+    for suffix in ("png", "tif", "jpg"):
+        for name, photo in (("stored", stored), ("converted", converted)):
+            write_photo(tmp_path / f"{name}.{suffix}", photo.pixels, photo)
+        assert (tmp_path / f"stored.{suffix}").read_bytes() == (tmp_path / f"converted.{suffix}").read_bytes()
+    with pytest.raises(ValueError, match=f"floats or {dtype}"):
+        write_photo(tmp_path / "out.png", stored.pixels.astype(np.int32), stored)
