@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"python", "bash", "text", "{toctree}", "{include}", "{eval-rst}"}
 
-RUN = {"deblur", "motion", "deconvolve", "blur", "compare", "info", "dataset synthetic"}
+RUN = {"deblur", "motion", "deconvolve", "blur", "compare", "export", "info", "dataset synthetic"}
 """Commands that the tests run; of all others they check options and arguments."""
 
 SMALLER = {"dataset synthetic": ["--count", "2", "--size", "144"]}
