@@ -15,7 +15,7 @@ import ircdeblur
 PACKAGE = Path(ircdeblur.__file__).parent
 
 FLOORS = [
-    {"kernels", "metrics", "psf"},
+    {"arrays", "kernels", "metrics", "psf", "tiles"},
     {"motion"},
     {"plots"},  # draws what the others compute, from arrays; knows kernels and motion fields only
     {"operators"},

@@ -384,6 +384,7 @@ def test_long_motions_of_large_pictures_are_looked_for_in_smaller_ones(monkeypat
 
 def test_progress_covers_the_estimation(photo):
     steps = []
+    photo = ircdeblur.blur(photo, psf=linear_motion_kernel(11, 20))
     ircdeblur.deblur(photo, method="wiener", tile=256, progress=lambda *step: steps.append(step))
     count = tiles.count_tiles(photo.shape[:2], 256)
     assert steps == [(n, count + 1) for n in range(1, count + 2)]
