@@ -373,6 +373,7 @@ def test_worker_with_other_weights(photos, tmp_path):
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.skipif("CI" in os.environ, reason="a Ray that loses its processes on a busy machine takes pytest with it")
 def test_ray_and_a_killed_worker(tmp_path, capsys):
     """One worker is killed by a photograph each time, and once more by us: nothing else is lost."""
     photos, out = tmp_path / "photos", tmp_path / "out"
