@@ -562,7 +562,9 @@ def test_train(call, tmp_path, monkeypatch):
             raise ValueError(f"{path}: unknown\nsetting sneed")
         return path.read_text()
 
-    def train_motion_net(config, data, out, max_time=None, resume=None, command="", progress=True, devices=1, nodes=1):
+    def train_motion_net(
+        config, data, out, max_time=None, resume=None, command="", progress=True, devices=1, nodes=1, weights=None
+    ):
         made.update(locals())
         if config == "stop":
             raise SystemExit(1)
@@ -586,6 +588,12 @@ def test_train(call, tmp_path, monkeypatch):
     assert (made["devices"], made["nodes"]) == (2, 3)
     assert made["command"].endswith("--devices 2 --nodes 3")
 
+    start = tmp_path / "start.safetensors"
+    start.touch()
+    assert call(*arguments, "--weights", start).code == 0
+    assert made["weights"] == start
+    assert made["command"].endswith("--weights start.safetensors")
+    failed(call(*arguments, "--weights", start, "--weights", start), "one file", code=2)
     failed(call(*arguments, "--max-time", "5 minutes"), "--max-time", code=2)
     failed(call(*arguments, "--resume", run / "no.ckpt"), "no such file", "no.ckpt")
     failed(call(*arguments, "--data", tmp_path / "nowhere"), "no such folder", "nowhere")

@@ -12,7 +12,17 @@ from ircdeblur.motion import align_sign, from_polar, to_double_angle
 from ircdeblur.nets import evidence as spectra
 from ircdeblur.nets.camera_fit import camera_model
 from ircdeblur.nets.evidence import SpectralEvidence
-from ircdeblur.nets.refine import _vectors, misfit, refine_camera, refine_local, smoothest_labels, standing_still
+from ircdeblur.nets.refine import (
+    _vectors,
+    improve_camera,
+    improve_local,
+    likeliest_floor,
+    misfit,
+    refine_camera,
+    refine_local,
+    smoothest_labels,
+    standing_still,
+)
 from ircdeblur.operators import MotionBlur
 
 
@@ -79,6 +89,64 @@ def test_likelihood_by_the_formula(lattice):
     found = float(evidence.log_likelihood(torch.tensor([[u, v]]), a))
     # A few updates do not quite reach the best amplitudes: never above them, and below by less than they matter.
     assert total - 1.0 * scale < found < total + 0.05
+
+
+@pytest.mark.parametrize("floor", spectra.FLOORS)
+def test_another_floor(floor):
+    """Oracle: evidence that was made with it."""
+    picture = moved(uniform((330, 340), 9.0, 30.0))
+    evidence, other = SpectralEvidence(picture, 0.005), SpectralEvidence(picture, 0.005, floor=floor)
+    motion = torch.tensor([[4.0, 2.0]]).repeat(len(evidence.x), 1)
+    for coarse_first in (False, True):
+        if coarse_first:
+            assert evidence.coarse.floor == spectra.FLOOR
+        changed = evidence.with_floor(floor)
+        assert torch.equal(changed.log_likelihood(motion, 3.0), other.log_likelihood(motion, 3.0))
+        assert torch.equal(changed.coarse.log_likelihood(motion, 3.0), other.coarse.log_likelihood(motion, 3.0))
+    assert (evidence.floor == floor) == (floor == spectra.FLOOR)
+
+
+def uneven(shape, length, angle, seed=0):
+    """A picture that stood still for a third of the time, and moved for the rest of it."""
+    moving, still = moved(uniform(shape, length, angle), 0.0, seed), texture(shape, seed)
+    noise = 0.005 * torch.randn(still.shape, generator=torch.Generator().manual_seed(seed))
+    return 2 / 3 * moving + still / 3 + noise
+
+
+def test_the_floor_tells_even_motions_from_uneven_ones():
+    shape = (250, 300)
+    for length, angle in ((9.0, 20.0), (17.0, 100.0), (27.0, 150.0)):
+        floors = []
+        for picture in (moved(uniform(shape, length, angle)), uneven(shape, length, angle)):
+            evidence = SpectralEvidence(picture, 0.005)
+            motion = torch.from_numpy(from_polar(np.array(length), np.array(angle))).float().repeat(len(evidence.x), 1)
+            # Of two candidates the likelier one counts.
+            floors.append(likeliest_floor(evidence, torch.stack((motion.flip(-1), motion)), 3.0))
+        even, other = floors
+        assert even <= 0.008 < 0.1 <= other
+
+
+def test_improvement_with_another_floor():
+    """A motion that was found roughly is found exactly with the floor that it has."""
+    shape, length, angle = (250, 300), 12.0, 40.0
+    evidence = SpectralEvidence(moved(uniform(shape, length, angle)), 0.005, floor=0.3)
+    truth = from_polar(np.array(length), np.array(angle))
+    seen = to_double_angle(torch.from_numpy(truth).float().repeat(len(evidence.x), 1)) * 1.1
+    design = camera_model(evidence.x / 150 - 1, evidence.y / 150 - 1)
+    rough = refine_local(evidence, seen)
+    start = np.linalg.lstsq(design.reshape(-1, 6), np.tile(1.1 * truth, len(evidence.x)), rcond=None)[0]
+    camera = refine_camera(evidence, design, start[None], rough.exponent, rough.best)
+    exact = evidence.with_floor(spectra.FLOORS[0])
+    local = improve_local(exact, rough)
+    moved_camera = improve_camera(exact, design, camera, local.best)
+    goal = to_double_angle(truth)
+
+    def error(parameters):
+        return np.hypot(*(parameters - goal).T).mean()
+
+    before, after = (to_double_angle(design @ found.parameters) for found in (camera, moved_camera))
+    assert error(local.parameters) < 0.5 * error(rough.parameters)
+    assert error(after) < 0.5 * error(before)
 
 
 def test_fewer_frequencies_of_many_windows():

@@ -786,8 +786,8 @@ def train(
     for path in filter(None, (config, resume, *(start or ()))):
         if not path.is_file():
             raise ImageFileError("no such file", path, "check the name")
-    if start and network is Network.motion_net:
-        raise UsageError("--weights is for irc-net and end-to-end")
+    if start and len(start) > 1 and network is not Network.end_to_end:
+        raise UsageError(f"{network.value} starts from one file of --weights")
 
     import yaml
 
@@ -840,17 +840,16 @@ def _trainer(network: Network, config: Path, weights: list[Path]) -> Callable[..
     """Return what trains a network by a configuration, started from weights."""
     from functools import partial
 
+    first = weights[0] if weights else None
     if network is Network.motion_net:
         from ircdeblur.training.motion_net import load_config, train_motion_net
 
-        return partial(train_motion_net, load_config(config))
+        return partial(train_motion_net, load_config(config), weights=first)
     if network is Network.irc_net:
         from ircdeblur.training.irc_net import load_config as load_irc_config
         from ircdeblur.training.irc_net import train_irc_net
 
-        if len(weights) > 1:
-            raise UsageError("irc-net starts from one file of --weights")
-        return partial(train_irc_net, load_irc_config(config), weights=weights[0] if weights else None)
+        return partial(train_irc_net, load_irc_config(config), weights=first)
     from ircdeblur.training.end_to_end import load_config as load_joint_config
     from ircdeblur.training.end_to_end import train_end_to_end
 

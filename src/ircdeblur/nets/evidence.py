@@ -9,9 +9,9 @@ of mean
 
     E(f) = c_s |f|^-a g(f) (sinc^2(f . m) + floor) + noise^2 g(f),
 
-where g is the gain of the gradient filter, a is one exponent for the whole picture, and c_s are amplitudes of their own
-for each window and each sector s of directions: edges make the spectrum of a window anything but isotropic. So nothing
-is assumed of the scene but that its spectrum falls smoothly along each direction.
+where g is the gain of the gradient filter, a is one exponent and floor one number for the whole picture, and c_s are
+amplitudes of their own for each window and each sector s of directions: edges make the spectrum of a window anything
+but isotropic. So nothing is assumed of the scene but that its spectrum falls smoothly along each direction.
 
 References
 ----------
@@ -40,8 +40,13 @@ SECTORS = 16
 HIGHEST = 0.25
 """Highest frequency that is looked at, in cycles per pixel; above it a moved picture holds little but noise."""
 
-FLOOR = 2e-3
-"""What is left of the power where the motion puts it out: the motion varies within a window."""
+FLOORS = (2e-3, 4e-3, 8e-3, 0.015, 0.03, 0.06, 0.1, 0.2)
+"""What may be left of the power where the motion puts it out, of that where it does not: little if the motion was
+straight, at even speed and nearly the same all over the window; in frames averaged from a film it is 0.06 to 0.2."""
+
+FLOOR = 0.03
+"""The floor to begin with. Motions without one are found with it nearly as exactly as with the smallest; others, whose
+dark stripes are none, are not mistaken for shorter ones."""
 
 UPDATES = 3
 """Updates of the amplitudes: a multiplicative one, which never overshoots, then Fisher scoring, which ends quickly."""
@@ -105,6 +110,8 @@ class SpectralEvidence:
         Side of the windows; smaller pictures have smaller ones.
     lattice : (int, int, int), optional
         Of the frequencies, as `FINE`, which it is for `MANY` windows; likelihoods are scaled up for those left out.
+    floor : float
+        What motions leave of the power where they put it out; see `FLOORS`.
 
     Attributes
     ----------
@@ -121,7 +128,9 @@ class SpectralEvidence:
         step: int = 48,
         window: int = WINDOW,
         lattice: tuple[int, int, int] | None = None,
+        floor: float = FLOOR,
     ):
+        self.floor = floor
         read = Luma(luma) if isinstance(luma, torch.Tensor) else luma
         height, width = read.shape
         side = min(window, height - 1, width - 1) // 2 * 2
@@ -161,6 +170,22 @@ class SpectralEvidence:
         other = copy.copy(self)
         other._arrange(COARSE)
         return other
+
+    def with_floor(self, floor: float) -> SpectralEvidence:
+        """Return the same spectra, looked at with another floor of the motions' power."""
+        other = copy.copy(self)
+        other.floor = floor
+        if "coarse" in vars(self):
+            vars(other)["coarse"] = other if self.coarse is self else self.coarse.with_floor(floor)
+        return other
+
+    def leakage(self, length: float) -> float:
+        """Return the floor that the taper alone makes for motions of a length in pixels.
+
+        It spreads each frequency by a variance of 1 / (3 side^2) along each axis (the energy of a Hann window's
+        derivative over its own), and the first stripe's power grows as (length (f - 1 / length))^2.
+        """
+        return length**2 / (3 * self._side**2)
 
     def _arrange(self, lattice: tuple[int, int, int]) -> None:
         """Choose frequencies, and bring what belongs to them into arrays of (k, sectors, n or 1).
@@ -274,7 +299,7 @@ class SpectralEvidence:
 
     def _log_likelihood(self, blur: torch.Tensor, exponent: float) -> torch.Tensor:
         """Return the log-likelihood (n,) for the power (k, sectors, n or 1) that a blur leaves."""
-        shape = self._scene(exponent) * (blur + FLOOR)
+        shape = self._scene(exponent) * (blur + self.floor)
         expected = torch.addcmul(self._noise, self._amplitude(shape), shape)
         return -self._weight * (expected.log() + self._power / expected).sum((0, 1))
 
@@ -301,7 +326,7 @@ class SpectralEvidence:
         turns = self._turns(motion)
         sinc = torch.sin(turns) / turns
         slope = (torch.cos(turns) - sinc) / turns
-        blur = sinc * sinc + FLOOR
+        blur = sinc * sinc + self.floor
         shape = self._scene(exponent) * blur
         amplitude = self._amplitude(shape)
         expected = torch.addcmul(self._noise, amplitude, shape)

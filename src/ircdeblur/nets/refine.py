@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ircdeblur.motion import from_double_angle
-from ircdeblur.nets.evidence import SpectralEvidence
+from ircdeblur.nets.evidence import FLOORS, SpectralEvidence
 
 LOG_SCALES = np.linspace(-0.56, 0.56, 9)
 TURNS = np.linspace(-24.0, 24.0, 5)
@@ -257,15 +257,27 @@ def refine_local(evidence: SpectralEvidence, double: torch.Tensor) -> Refined:
     labels = smoothest_labels(unary.view(*evidence.shape, -1), pairwise).flatten()
     start = tried[labels, torch.arange(len(double), device=double.device)].double().cpu().numpy()
 
+    return descend(evidence, _vectors, start, _local_stiffness(start, evidence.shape), exponent, best)
+
+
+def _local_stiffness(start: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return what deviations of the windows' double-angle vectors (n, 2) cost, each and from its neighbours'."""
     squared = np.square(start).sum(-1)
     stiffness = np.diag(1 / (1 + 0.01 * squared))
-    cell = np.arange(len(start)).reshape(evidence.shape)
+    cell = np.arange(len(start)).reshape(shape)
     for one, other in ((cell[:-1], cell[1:]), (cell[:, :-1], cell[:, 1:])):
         a, b = one.ravel(), other.ravel()
         pull = 1 / (1 + LENGTH_STEP**2 * squared[b])
         for i, j, sign in ((a, a, 1), (b, b, 1), (a, b, -1), (b, a, -1)):
             stiffness[i, j] += sign * pull
-    return descend(evidence, _vectors, start, np.kron(stiffness, np.eye(2)), exponent, best)
+    return np.kron(stiffness, np.eye(2))
+
+
+def improve_local(evidence: SpectralEvidence, found: Refined) -> Refined:
+    """Improve what `refine_local` has found, by evidence of another floor."""
+    best = evidence.log_likelihood(torch.from_numpy(from_double_angle(found.parameters)).to(found.best), found.exponent)
+    start = found.parameters
+    return descend(evidence, _vectors, start, _local_stiffness(start, evidence.shape), found.exponent, best)
 
 
 def refine_camera(
@@ -289,7 +301,6 @@ def refine_camera(
     fields = torch.from_numpy(np.einsum("nij,kj->kni", design, starts)).to(best)
     tables = evidence.coarse.log_likelihood(scales.view(-1, 1, 1) * fields[:, None], exponent)
     costs = misfit(tables.amax((0, 1)) - tables).sum(-1).cpu().numpy() + prior
-    rows = design.reshape(-1, design.shape[-1])
     answers: list[Refined] = []
     tried: list[tuple[int, int]] = []
     for flat in costs.argsort(axis=None):
@@ -299,8 +310,7 @@ def refine_camera(
             continue
         tried.append((i, j))
         start = starts[i] * np.exp(LOG_SCALES[j])
-        stiffness = rows.T @ rows / (SHAPE_LEAST**2 + SHAPE_SPREAD**2 * np.square(design @ start).sum(-1).mean())
-        found = descend(evidence, lambda p: (design @ p, design), start, stiffness, exponent, best)
+        found = _descend_camera(evidence, design, start, exponent, best)
         answers.append(replace(found, penalty=found.penalty + float(prior[j])))
         best = torch.maximum(best, found.best)
         good = float(misfit(best - found.likelihood).mean()) < EXPLAINED * OUTLIER
@@ -308,6 +318,44 @@ def refine_camera(
             break
     answer = min(answers, key=lambda a: float(misfit(best - a.likelihood).sum()) + a.penalty)
     return replace(answer, best=best)
+
+
+def _descend_camera(
+    evidence: SpectralEvidence, design: np.ndarray, start: np.ndarray, exponent: float, best: torch.Tensor
+) -> Refined:
+    """Improve one camera's motion."""
+    rows = design.reshape(-1, design.shape[-1])
+    stiffness = rows.T @ rows / (SHAPE_LEAST**2 + SHAPE_SPREAD**2 * np.square(design @ start).sum(-1).mean())
+    return descend(evidence, lambda p: (design @ p, design), start, stiffness, exponent, best)
+
+
+def improve_camera(evidence: SpectralEvidence, design: np.ndarray, found: Refined, best: torch.Tensor) -> Refined:
+    """Improve what `refine_camera` has found, by evidence of another floor; `best` as for `descend`."""
+    return _descend_camera(evidence, design, found.parameters, found.exponent, best)
+
+
+def likeliest_floor(evidence: SpectralEvidence, motion: torch.Tensor, exponent: float) -> float:
+    """Return the one of `FLOORS` that explains a picture best.
+
+    Parameters
+    ----------
+    evidence : SpectralEvidence
+        Of the picture.
+    motion : (k, n, 2) tensor
+        Motions of each window, in pixels; of each the likelier one counts.
+    exponent : float
+        Of the scene's spectrum; others are tried too, as a floor makes the spectrum fall less.
+    """
+    coarse = evidence.coarse
+    exponents = np.clip(exponent + np.array([-0.5, 0.0, 0.5]), *EXPONENT_RANGE)
+    table = torch.stack(
+        [
+            torch.stack([coarse.with_floor(floor).log_likelihood(motion, float(a)).amax(0) for a in exponents])
+            for floor in FLOORS
+        ]
+    )
+    costs = misfit(table.amax((0, 1)) - table, TOLERANT).sum(-1).amin(1)
+    return FLOORS[int(costs.argmin())]
 
 
 DISCS = (0.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0)

@@ -14,6 +14,7 @@ import math
 import os
 import pickle
 import platform
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -29,6 +30,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from ircdeblur.nets.checkpoints import parameter_count
+from ircdeblur.nets.irc_net import has_fast_bfloat16
 from ircdeblur.training.config import parse_time
 
 
@@ -192,6 +194,11 @@ class TrainingModule(lightning.LightningModule):
         self.seconds, self.crops = checkpoint["clock"]["seconds"], checkpoint["clock"]["crops"]
 
 
+def usable_precision(precision: str, device: torch.device) -> str:
+    """Return the precision to train with: not "bf16-mixed" where it is emulated, at a tenth of the speed of float32."""
+    return "32-true" if precision == "bf16-mixed" and not has_fast_bfloat16(device) else precision
+
+
 class ExportAndLog(Callback):
     """After each validation: the weights as safetensors, and a line in ``log.csv``."""
 
@@ -277,6 +284,9 @@ def run(
     """
     torch.backends.cudnn.benchmark = True
     gpu = torch.cuda.is_available()
+    precision = usable_precision(schedule.precision, torch.device("cuda" if gpu else "cpu"))
+    if precision != schedule.precision:
+        print(f"This processor has no fast bfloat16: the training is in {precision}.", file=sys.stderr)
     module = TrainingModule(net, loss, schedule, pictures)
     out = weights.parent
     out.mkdir(parents=True, exist_ok=True)
@@ -286,6 +296,7 @@ def run(
         "seed": schedule.seed,
         "machine": f"{machine}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
+        "precision": precision,
         "parameters": parameter_count(net),
     }
     several = devices * nodes > 1
@@ -303,7 +314,7 @@ def run(
         use_distributed_sampler=False,
         max_epochs=-1,
         max_time=None if max_time is None else timedelta(seconds=parse_time(max_time)),
-        precision=schedule.precision,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
         gradient_clip_val=1.0,
         val_check_interval=schedule.validate_every,
         check_val_every_n_epoch=None,

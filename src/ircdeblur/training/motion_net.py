@@ -21,7 +21,7 @@ from ircdeblur.data.photos import LUMA, LumaPhotos, list_photos, load_photo
 from ircdeblur.data.synthesis import Pairs, PairSettings, Photos, SyntheticPairs, disc_blur, line_blur
 from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import from_double_angle, to_double_angle, to_polar
-from ircdeblur.nets.checkpoints import save_motion_net
+from ircdeblur.nets.checkpoints import load_motion_net, save_motion_net
 from ircdeblur.nets.motion_net import STRIDE, MotionNet, MotionNetConfig, encode
 from ircdeblur.training.config import parse_time, read_config
 from ircdeblur.training.loop import Loss, Save, run, steps_of
@@ -275,14 +275,22 @@ def train_motion_net(
     progress: bool = True,
     devices: int = 1,
     nodes: int = 1,
+    weights: Path | None = None,
 ) -> Path:
-    """Train a Motion-Net; see `fit` for the parameters and what is returned."""
+    """Train a Motion-Net; see `fit` for the parameters and what is returned.
+
+    Parameters
+    ----------
+    weights : path, optional
+        What the run starts from, in place of initial weights; the network is then that of the file.
+    """
     lightning.seed_everything(config.seed, verbose=False)
-    net = MotionNet(config.network)
+    net = MotionNet(config.network) if weights is None else load_motion_net(weights)
+    net.requires_grad_(True).train()
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    weights = out / "motion-net.safetensors"
+    path = out / "motion-net.safetensors"
     save = save_motion_net
-    return fit(net, motion_loss, save, config, data, weights, max_time, resume, command, progress, devices, nodes)
+    return fit(net, motion_loss, save, config, data, path, max_time, resume, command, progress, devices, nodes)
 
 
 def fit(
