@@ -193,7 +193,7 @@ def test_information_by_the_formula():
 
 @pytest.mark.parametrize(("length", "angle"), [(9.0, 20.0), (17.0, 100.0), (30.0, 160.0)])
 def test_the_true_motion_is_likeliest(length, angle):
-    evidence = SpectralEvidence(moved(uniform((200, 220), length, angle)), 0.005)
+    evidence = SpectralEvidence(moved(uniform((200, 220), length, angle)), 0.005, floor=spectra.FLOORS[0])
     count = len(evidence.x)
 
     def total(length, angle):

@@ -14,6 +14,7 @@ from scipy.signal import correlate2d
 from ircdeblur.data.camera import camera_shake
 from ircdeblur.data.known_blur import KnownBlurPairs, KnownBlurSettings, round_kernel, shake_kernel, straight_motion
 from ircdeblur.data.photos import PhotosInMemory
+from ircdeblur.experiments.blind import Found, undo
 from ircdeblur.kernels import MotionBank, linear_motion_kernel
 from ircdeblur.motion import from_polar, to_polar
 from ircdeblur.nets import irc_net
@@ -37,7 +38,7 @@ from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.compensation import WINDOW, local_inverse
 from ircdeblur.solvers.domain import Observation
-from ircdeblur.solvers.settings import SATURATED, Settings, deconvolve
+from ircdeblur.solvers.settings import SATURATED, Settings, deconvolve, estimate_noise
 
 SMALL = IRCNetConfig(stages=2, width=8, blocks=(1, 1, 1))
 
@@ -402,6 +403,8 @@ def test_joint_net_reaches_the_motion():
     """The gradient of the sharp picture's loss arrives at Motion-Net's weights, also where nothing moves."""
     torch.manual_seed(0)
     motion_net = MotionNet(MotionNetConfig(stem=4, widths=(8, 8, 8), blocks=(1, 1, 1), pyramid=8, rates=(1,)))
+    with torch.no_grad():
+        motion_net.out.bias.copy_(torch.tensor([0.5, 0.2, -2.5]))  # moved, and neither certain nor doubtful
     joint = JointNet(motion_net, IRCNet(SMALL))
     y = rand(2, 3, 40, 48)
     x = joint(y, torch.tensor([0.01, 0.02]))
@@ -417,6 +420,24 @@ def test_joint_net_reaches_the_motion():
     joint.zero_grad()
     ((joint(y, 0.01) - 0.5) ** 2).mean().backward()
     assert all(bool(torch.isfinite(p.grad).all()) for p in joint.parameters() if p.grad is not None)
+
+
+def test_joint_net_restores_as_photographs_are_restored():
+    """Oracle: what the tables and `deblur` make of the same motion and its expected error."""
+    torch.manual_seed(0)
+    motion_net = MotionNet(MotionNetConfig(stem=4, widths=(8, 8, 8), blocks=(1, 1, 1), pyramid=8, rates=(1,)))
+    irc_net = IRCNet(SMALL)
+    joint = JointNet(motion_net, irc_net)
+    y = 0.8 * rand(1, 3, 72, 80)
+    for certainty, believed in ((-4.0, 1.0), (-2.0, 0.6), (1.0, 0.0)):
+        with torch.no_grad():
+            motion_net.out.bias.copy_(torch.tensor([0.5, 0.2, certainty]))
+            x = joint(y, estimate_noise(y))[0].permute(1, 2, 0).clamp(0, 1).numpy()
+            motion, error = (t[0].numpy() for t in joint.motion(y))
+        image = y[0].permute(1, 2, 0).numpy()
+        expected = undo(image, Found(motion, error), "irc-net", irc_net)
+        np.testing.assert_allclose(x, expected, atol=1e-5)
+        assert (np.abs(expected - image).max() > 0) == (believed > 0)
 
 
 def write_photos(folder):

@@ -208,16 +208,15 @@ def test_describe_still_pictures_and_few_pixels():
 
 
 def test_confidence_is_what_deblurring_goes_by():
-    """`restore.restoration_weight`, but for the share that says whether there was a motion at all."""
-    from ircdeblur import restore
+    """`restoration_weight`, but for the share that says whether there was a motion at all."""
+    from ircdeblur.nets.belief import restoration_weight
 
     length, share = np.meshgrid(np.linspace(0, 20, 81), np.linspace(0, 1.2, 61))
     motion = mo.from_polar(length, np.full_like(length, 30.0)).astype(np.float32)
     error = (share * length).astype(np.float32)
-    weight = restore.restoration_weight(*(torch.from_numpy(a).float() for a in (length, error))).numpy()
-    moved = np.clip((length - restore.STILL) / restore.STILL, 0, 1)
+    weight = restoration_weight(*(torch.from_numpy(a).float() for a in (length, error))).numpy()
+    moved = np.clip((length - mo.STILL) / mo.STILL, 0, 1)
     np.testing.assert_allclose(weight, moved * mo.confidence(motion, error), atol=1e-5)
-    assert mo.STILL == restore.STILL
 
 
 def test_confidence_refuses_bad_errors():

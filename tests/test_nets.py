@@ -240,8 +240,8 @@ def test_the_picture_corrects_the_network(length, turn):
     assert after < 1.2
     assert found.camera_share > 0.9
     off = (align_sign(found.motion, torch.from_numpy(motion)) - torch.from_numpy(motion)).norm(dim=-1)
-    # What it states is about what it is off by.
-    assert off.median() / 2 < found.error.median() < 2.0
+    # What it states is what it is off by, and a little more, as the stripes of a motion that turns are not all dark.
+    assert off.median() / 2 < found.error.median() < 3.0
 
 
 def test_a_motion_that_no_camera_makes_is_kept():

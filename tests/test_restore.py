@@ -13,6 +13,7 @@ from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.metrics import motion_mse, psnr
 from ircdeblur.motion import from_double_angle
 from ircdeblur.nets import methods
+from ircdeblur.nets.belief import DOUBT, EXACT, MISFIT
 from ircdeblur.nets.checkpoints import save_irc_net, save_motion_net
 from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, ShrinkageIRCNet
 from ircdeblur.nets.methods import METHODS
@@ -341,9 +342,9 @@ def test_networks_are_told_how_uncertain_the_motion_is(photo, monkeypatch):
         monkeypatch.setattr(restore, "_estimate", lambda *_, found=found: found)
         monkeypatch.setattr(restore, "run_method", recorded)
         ircdeblur.deblur(photo[:60, :64], noise=0.01)
-    large = 2.0 - restore.EXACT
-    assert [float(error.mean()) for _, _, error, _ in seen] == pytest.approx([0.0, restore.DOUBT * large])
-    assert [noise for *_, noise in seen] == pytest.approx([0.01, np.hypot(0.01, restore.MISFIT * large)])
+    large = 2.0 - EXACT
+    assert [float(error.mean()) for _, _, error, _ in seen] == pytest.approx([0.0, DOUBT * large])
+    assert [noise for *_, noise in seen] == pytest.approx([0.01, np.hypot(0.01, MISFIT * large)])
     assert all(
         method == "irc-net" and settings is None and error.shape == (1, 60, 64) for method, settings, error, _ in seen
     )
@@ -367,7 +368,7 @@ def test_belief_in_a_motion():
     """Means over the photograph, by hand: a half is believed, and its expected error is 2 px too large."""
     motion = torch.zeros(130, 40, 2)
     motion[:65, :, 1] = 20.0
-    field = restore.MotionEstimate(motion, torch.full((130, 40), restore.EXACT + 2), 1.0)
+    field = restore.MotionEstimate(motion, torch.full((130, 40), EXACT + 2), 1.0)
     belief = restore.belief_in(field, (130, 40))
     assert belief.share == pytest.approx(0.5)
-    assert belief.noise == pytest.approx(2 * restore.MISFIT)
+    assert belief.noise == pytest.approx(2 * MISFIT)

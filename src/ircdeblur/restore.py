@@ -15,7 +15,8 @@ import torch
 from ircdeblur.arrays import Images
 from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
 from ircdeblur.kernels import MAX_LENGTH
-from ircdeblur.motion import CERTAIN, DOUBTFUL, STILL, check_motion, to_polar
+from ircdeblur.motion import check_motion, to_polar
+from ircdeblur.nets.belief import doubt_of, misfit_noise, restoration_weight, unexplained
 from ircdeblur.nets.blind import (
     CONSOLIDATIONS,
     WHOLE_PIXELS,
@@ -51,23 +52,6 @@ BLIND_PRIOR = 1.6
 """How many times stronger the prior is when the motion is estimated, as it is never exact. On twelve validation
 photographs 1.0, 1.5 and 2.5 gained 4.5, 4.4 and 4.0 dB (moderate) and 5.9, 5.7 and 5.3 dB (severe); real motions, which
 are neither straight nor even, ring less with more."""
-
-EXACT = 1.3
-"""Expected error in pixels up to which a motion is taken as right. On shaken validation photographs the stated errors
-were 0.9 to 1.3 px where the motion was found to a few tenths; on frames averaged from a film of high speed, whose
-motions are neither straight nor even, 4 to 9 px."""
-
-DOUBT = 0.5
-"""Share of the error beyond `EXACT` that the networks are told of. Between 0.3 and 0.5 nothing changed by more than
-0.1 dB; with 0 the film lost 0.5 dB, and with all errors told, the small ones too, the shakes lost 0.3 dB."""
-
-MISFIT = 0.008
-"""Noise that each pixel of error beyond `EXACT` stands for: what a wrong motion does not explain of a photograph must
-not be sharpened. The averaged frames of the film, which have no noise, lost 2.1 dB without it and gained 0.3 to 0.7 dB
-with it; shaken validation photographs changed by less than 0.05 dB."""
-
-MAX_MISFIT = 0.05
-"""Largest of such noise."""
 
 SPECK = 0.03
 """Share of a photograph below which motion is left alone. On sharp validation photographs, motion that was not there
@@ -249,11 +233,6 @@ def _reach_of(field: _Field, shape: tuple[int, int]) -> tuple[int, int]:
     return max(r[0] for r in reach), max(r[1] for r in reach)
 
 
-def beyond(error: torch.Tensor) -> torch.Tensor:
-    """Return what an expected error exceeds that of a right motion by, in pixels."""
-    return (error - EXACT).clamp(min=0)
-
-
 class Belief(NamedTuple):
     """How far an estimated motion is to be believed.
 
@@ -272,15 +251,14 @@ class Belief(NamedTuple):
 
 def belief_in(field: _Field, shape: tuple[int, int]) -> Belief:
     """Return how far an estimated motion of a photograph of so many rows and columns is to be believed."""
-    total = weights = 0.0
+    total, weights = torch.zeros(()), torch.zeros(())
     for first in range(0, shape[0], ROWS):
         motion, error = field.window(slice(first, first + ROWS), slice(None))
         assert error is not None
         weight = restoration_weight(to_polar(motion)[0], error)
-        total += float((weight * beyond(error)).sum())
-        weights += float(weight.sum())
-    noise = min(MISFIT * total / weights, MAX_MISFIT) if weights > 0 else 0.0
-    return Belief(weights / (shape[0] * shape[1]), noise)
+        total += unexplained(weight, error).cpu()
+        weights += weight.sum().cpu()
+    return Belief(float(weights) / (shape[0] * shape[1]), float(misfit_noise(total, weights)))
 
 
 def _restore(
@@ -325,7 +303,7 @@ def _restore(
             if how.strength is not None:
                 assert error is not None
                 weight = how.strength * restoration_weight(length, error)
-                doubt = DOUBT * beyond(error)[None]
+                doubt = doubt_of(error)[None]
             if float(length.max()) <= 1.0 or (weight is not None and float(weight.max()) <= 0.0):
                 return given
             operator = MotionBlur(motion.contiguous(), boundary="extended", margin=margin)
@@ -498,22 +476,6 @@ def estimate_motion(
         fields.append(field)
         errors.append(error)
     return (_stacked(fields, images), _stacked(errors, images)) if return_error else _stacked(fields, images)
-
-
-def restoration_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
-    """Return how much of a blind restoration to believe, in [0, 1].
-
-    Nothing where the picture did not move, and less the larger the expected error is relative to the motion: a wrong
-    motion costs more than a right one gains.
-
-    Parameters
-    ----------
-    length, error : (H, W) tensors
-        Length of the motion and its expected error, in pixels.
-    """
-    moved = ((length - STILL) / STILL).clamp(0, 1)
-    sure = ((DOUBTFUL - error / length.clamp(min=1.0)) / (DOUBTFUL - CERTAIN)).clamp(0, 1)
-    return moved * sure
 
 
 def _deblur(

@@ -16,6 +16,7 @@ from ircdeblur.experiments.config import DIRECT, BlindRow
 from ircdeblur.experiments.motion_baselines import NETWORKS, load_baselines, weights_path
 from ircdeblur.metrics import psnr
 from ircdeblur.motion import to_polar
+from ircdeblur.nets.belief import doubt_of, restoration_weight
 from ircdeblur.nets.blind import MotionEstimate
 from ircdeblur.nets.checkpoints import (
     IRC_NETS,
@@ -31,13 +32,10 @@ from ircdeblur.operators import MotionBlur
 from ircdeblur.plots import captioned, motion_colors
 from ircdeblur.restore import (
     BLIND_PRIOR,
-    DOUBT,
     SPECK,
     belief_in,
-    beyond,
     estimate_motion,
     resolve_device,
-    restoration_weight,
 )
 from ircdeblur.solvers.settings import DEFAULTS, deconvolve, estimate_noise, unsaturated
 
@@ -304,7 +302,7 @@ def undo(
         settings = settings if known else replace(settings, prior=settings.prior * BLIND_PRIOR)
         sharp = deconvolve(y, blur, noise, method, settings, mask).x
     else:
-        sharp = net(y, blur, noise, None if known else DOUBT * beyond(error[None].to(y)), mask)
+        sharp = net(y, blur, noise, None if known else doubt_of(error[None].to(y)), mask)
     change = sharp[0].permute(1, 2, 0).cpu().numpy() - image
     return (image + weight[..., None] * change).clip(0, 1).astype(np.float32)
 

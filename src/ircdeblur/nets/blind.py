@@ -320,13 +320,13 @@ CAMERA_ERROR = (0.3, 0.05)
 """Error of a camera's motion that was fitted to the spectra: pixels, and pixels per pixel of length."""
 
 EVEN, SMALL_FLOOR = 1.5, 3e-3
-"""Floor of the spectra (see `likeliest_floor`) that an even straight motion may have: so many times what the taper makes
-of it (`SpectralEvidence.leakage`), or of the second number if that is more."""
+"""Floor of the spectra (see `likeliest_floor`) that an even straight motion may have: so many times what their taper
+makes of it (`SpectralEvidence.leakage`), or of the second number if that is more."""
 
 UNEVEN_ERROR = 22.0
 """Pixels of error that are stated more for a motion that leaves power where it should put it out, per root of the floor
 beyond that: what is wrong is not the vectors alone but their being straight and even, and the restoration must know.
-With it none of ten averages of a film of high speed lost, and they gained 0.2 dB on average; without it one lost 2.6."""
+With it none of ten averages of frames of a film lost, and they gained 0.2 dB on average; without it one lost 2.6."""
 
 UNLIKE_MOTION = 1.15
 """Expected error of the network's answer, relative to its length and 3 px, at which the blur seems to be no motion."""

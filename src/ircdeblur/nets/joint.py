@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ircdeblur.motion import from_double_angle
+from ircdeblur.nets.belief import doubt_of, misfit_noise, restoration_weight, unexplained
 from ircdeblur.nets.irc_net import UnrolledNet
 from ircdeblur.nets.motion_net import MotionNet
 from ircdeblur.operators import MotionBlur
@@ -16,7 +17,8 @@ class JointNet(nn.Module):
 
     The motion that Motion-Net answers decides the blur of the residuals, the shares in which the bank's inverse filters
     are mixed, and what IRC-Net's prior is told: through all three the loss of the sharp picture reaches Motion-Net, and
-    through its expected error too. The answers are taken as they are; the refinement on the picture's spectra that
+    through its expected error too, which also decides how much of the result is believed (`ircdeblur.nets.belief`), as
+    when a photograph is restored. The answers are taken as they are; the refinement on the picture's spectra that
     `ircdeblur.nets.blind` adds has no gradient.
 
     Parameters
@@ -49,7 +51,11 @@ class JointNet(nn.Module):
             Standard deviation of their noise.
         """
         motion, error = self.motion(y)
-        return self.irc_net.estimates(y, MotionBlur(motion), noise, error)
+        weight = restoration_weight(motion.norm(dim=-1), error)
+        misfit = misfit_noise(unexplained(weight, error), weight.sum((-2, -1))).detach()
+        noise = torch.hypot(torch.as_tensor(noise).to(misfit), misfit)
+        frames = self.irc_net.estimates(y, MotionBlur(motion), noise, doubt_of(error))
+        return [torch.lerp(y, x, weight[:, None]) for x in frames]
 
     def forward(self, y: torch.Tensor, noise: float | torch.Tensor) -> torch.Tensor:
         """Return the sharp images (B, C, H, W), not clipped; see `estimates`."""
