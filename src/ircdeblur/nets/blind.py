@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ircdeblur.motion import from_double_angle, to_double_angle
 from ircdeblur.nets.camera_fit import camera_model, fit_camera
-from ircdeblur.nets.evidence import Luma, SpectralEvidence, Windows
+from ircdeblur.nets.evidence import FLOORS, Luma, SpectralEvidence, Windows
 from ircdeblur.nets.motion_net import STRIDE, luminance
 from ircdeblur.nets.refine import (
     OUTLIER,
@@ -219,10 +219,10 @@ def _alternatives(
         return torch.from_numpy(np.stack((design @ camera.parameters, from_double_angle(alone.parameters)))).to(raw)
 
     floor = likeliest_floor(evidence, vectors_of(camera, alone), camera.exponent)
-    if floor != evidence.floor:
-        evidence = evidence.with_floor(floor)
-        alone = improve_local(evidence, alone)
-        camera = improve_camera(evidence, design, camera, alone.best)
+    usual = EVEN * max(SMALL_FLOOR, evidence.leakage(float(np.median(np.hypot(*alone.parameters.T)))))
+    evidence = evidence.with_floor(floor if floor > usual else FLOORS[0])
+    alone = improve_local(evidence, alone)
+    camera = improve_camera(evidence, design, camera, alone.best)
     refined = torch.from_numpy(alone.parameters).to(raw)
     local = local + evidence.spread((refined - seen).T, grid, shape).permute(1, 2, 0)
     parameters = camera.parameters
@@ -235,7 +235,6 @@ def _alternatives(
     gain = own - camera.likelihood
     gain = evidence.spread(gain[None], grid, shape)[0]
     tolerance = CAMERA_TOLERANCE + ((COMPLEXITY - gain) / OUTLIER).clamp(-2, 4)
-    usual = EVEN * max(SMALL_FLOOR, evidence.leakage(float(refined.norm(dim=-1).median())))
     return _Alternatives(camera_field(parameters), local, tolerance, math.sqrt(max(0.0, floor - usual)))
 
 
