@@ -126,6 +126,26 @@ def test_the_floor_tells_even_motions_from_uneven_ones():
         assert even <= 0.008 < 0.1 <= other
 
 
+def test_the_usual_floor_is_that_of_the_motion():
+    """Oracle: the floor that is the likeliest, for pictures whose motion is long, turns, or neither."""
+    x = np.mgrid[:330, :340][1] / 335
+    fields = {
+        "long": from_polar(np.full_like(x, 27.0), np.full_like(x, 40.0)),
+        "turning": from_polar(np.full_like(x, 16.0), 20 + 130 * x),
+        "short": from_polar(np.full_like(x, 8.0), np.full_like(x, 100.0)),
+    }
+    usual = {}
+    for name, field in fields.items():
+        evidence = SpectralEvidence(moved(field, 0.001), 0.001)
+        at = torch.from_numpy(np.ascontiguousarray(field)).float().permute(2, 0, 1)
+        motion = evidence.sample(at, field.shape[:2]).T
+        usual[name] = evidence.usual_floor(to_double_angle(motion.double().numpy()))
+        found = likeliest_floor(evidence, motion[None], 3.0)
+        # Lattices of floors and frequencies make either coarse.
+        assert usual[name] / 5 < found < 2 * max(usual[name], 0.003), name
+    assert usual["short"] < 0.5 * min(usual["long"], usual["turning"])
+
+
 def test_improvement_with_another_floor():
     """A motion that was found roughly is found exactly with the floor that it has."""
     shape, length, angle = (250, 300), 12.0, 40.0

@@ -179,13 +179,31 @@ class SpectralEvidence:
             vars(other)["coarse"] = other if self.coarse is self else self.coarse.with_floor(floor)
         return other
 
-    def leakage(self, length: float) -> float:
-        """Return the floor that the taper alone makes for motions of a length in pixels.
+    def usual_floor(self, double: np.ndarray) -> float:
+        """Return the floor that even, straight motions leave for reasons of geometry: the median over the windows.
 
-        It spreads each frequency by a variance of 1 / (3 side^2) along each axis (the energy of a Hann window's
-        derivative over its own), and the first stripe's power grows as (length (f - 1 / length))^2.
+        Near the first stripe the power is the square of the error of f . m. The taper spreads each frequency by a
+        variance of 1 / (3 side^2) along each axis (the energy of a Hann window's derivative over its own), and sees
+        places whose variance is side^2 / 50, between which the motion differs. What it grows by matters at f = 1 /
+        length; what it turns by at the frequencies along the stripe, up to `HIGHEST`.
+
+        Parameters
+        ----------
+        double : (n, 2) array
+            Double-angle vectors of the windows, in pixels.
         """
-        return length**2 / (3 * self._side**2)
+        field = double.reshape(*self.shape, 2)
+        length = np.maximum(np.hypot(*np.moveaxis(field, -1, 0)), 1.0)
+        unit = field / length[..., None]
+        growth, turn = np.zeros_like(length), np.zeros_like(length)
+        for axis, centres in enumerate((self._rows, self._columns)):
+            if len(centres) > 1:
+                slope = np.gradient(field, centres, axis=axis)
+                growth += (slope * unit).sum(-1) ** 2
+                turn += ((slope[..., 1] * unit[..., 0] - slope[..., 0] * unit[..., 1]) / 2) ** 2
+        apart = self._side**2 / 50
+        leaked = length**2 / (3 * self._side**2)
+        return float(np.median(leaked + apart * (growth / length**2 + HIGHEST**2 / 3 * turn)))
 
     def _arrange(self, lattice: tuple[int, int, int]) -> None:
         """Choose frequencies, and bring what belongs to them into arrays of (k, sectors, n or 1).
