@@ -49,11 +49,15 @@ class MotionEstimate:
         Expected size of the error of each vector, in pixels.
     camera_share : float
         Share of the confident places at which the camera model holds, in [0, 1].
+    unevenness : float
+        How far the motion is from an even, straight one that puts out what it should: root of the share of the power
+        that is left there beyond the usual.
     """
 
     motion: torch.Tensor
     error: torch.Tensor
     camera_share: float
+    unevenness: float = 0.0
 
     @property
     def longest(self) -> float:
@@ -75,13 +79,14 @@ class MotionGrid:
         Double-angle vectors in pixels of the photograph, and the expected size of the error of the vectors.
     shape : (int, int)
         H and W of the photograph.
-    camera_share : float
+    camera_share, unevenness : float
         As of `MotionEstimate`.
     """
 
     planes: torch.Tensor
     shape: tuple[int, int]
     camera_share: float
+    unevenness: float = 0.0
 
     @property
     def longest(self) -> float:
@@ -266,14 +271,14 @@ def consolidate(
 
     raw = to_grid(double.permute(2, 0, 1)).permute(1, 2, 0)
     spread = to_grid(error[None])[0]
-    mixed, mixed_error, share = consolidate_grid(raw, spread, (height, width), evidence, seed)
+    mixed, mixed_error, share, unevenness = consolidate_grid(raw, spread, (height, width), evidence, seed)
     full = to_full(mixed.permute(2, 0, 1)).permute(1, 2, 0)
-    return MotionEstimate(from_double_angle(full), to_full(mixed_error[None])[0], share)
+    return MotionEstimate(from_double_angle(full), to_full(mixed_error[None])[0], share, unevenness)
 
 
 def consolidate_grid(
     raw: torch.Tensor, spread: torch.Tensor, shape: tuple[int, int], evidence: SpectralEvidence | None, seed: int = 0
-) -> tuple[torch.Tensor, torch.Tensor, float]:
+) -> tuple[torch.Tensor, torch.Tensor, float, float]:
     """Turn Motion-Net's answers on a grid into a motion field on it.
 
     Parameters
@@ -293,7 +298,7 @@ def consolidate_grid(
         Double-angle vectors.
     error : (h, w) tensor
         Expected size of the error of the vectors.
-    camera_share : float
+    camera_share, unevenness : float
         See `MotionEstimate`.
     """
     found = _alternatives(raw, spread, shape, evidence, seed)
@@ -312,7 +317,7 @@ def consolidate_grid(
         unlike = torch.sigmoid(10 * (wide_error / (wide.norm(dim=-1) + 3.0) - UNLIKE_MOTION))
         camera_error = torch.lerp(camera_error, wide_error, unlike)
     mixed_error = torch.lerp(0.75 * local_error, camera_error, trust) + UNEVEN_ERROR * found.unevenness
-    return mixed, mixed_error, float(trust[spread <= spread.median()].mean())
+    return mixed, mixed_error, float(trust[spread <= spread.median()].mean()), found.unevenness
 
 
 CAMERA_ERROR = (0.3, 0.05)
@@ -368,16 +373,37 @@ def estimate(net: Net, image: torch.Tensor, consolidation: str = "picture") -> M
         evidence = SpectralEvidence(luma, estimate_noise(luma), _window_step((height, width)))
     with one_thread():
         found = consolidate(double[0], error[0], evidence)
-    if min(height, width) < 2 * SMALLEST or typical_length(found.motion) < LONG:
+    seen = from_double_angle(double[0])
+    if min(height, width) < 2 * SMALLEST or not _may_be_long(found, typical_length(found.motion), typical_length(seen)):
         return found
     # Motions that are longer than the network knows are shorter in a smaller picture.
     half = F.interpolate(image, scale_factor=0.5, mode="area")
     smaller = estimate(net, half, consolidation)
-    if 2 * typical_length(smaller.motion) < LONG:
+    if not _longer(smaller, typical_length(smaller.motion), found):
         return found
     planes = torch.cat((to_double_angle(smaller.motion).permute(2, 0, 1), smaller.error[None]))[None] * 2
     planes = F.interpolate(planes, size=(height, width), mode="bilinear", align_corners=False)[0]
-    return MotionEstimate(from_double_angle(planes[:2].permute(1, 2, 0)), planes[2], smaller.camera_share)
+    return MotionEstimate(
+        from_double_angle(planes[:2].permute(1, 2, 0)), planes[2], smaller.camera_share, smaller.unevenness
+    )
+
+
+def _may_be_long(found: MotionEstimate | MotionGrid, length: float, answered: float) -> bool:
+    """Return whether to look at the picture in half its size.
+
+    Parameters
+    ----------
+    found : MotionEstimate or MotionGrid
+        The motion.
+    length, answered : float
+        Its typical length, and that of the network's own answers, in pixels.
+    """
+    return length >= LONG or (found.unevenness > 0 and answered >= NEARLY_LONG)
+
+
+def _longer(smaller: MotionEstimate | MotionGrid, length: float, found: MotionEstimate | MotionGrid) -> bool:
+    """Return whether to believe the motion of the picture in half its size, of a typical length there."""
+    return 2 * length >= LONG and (found.unevenness <= 0 or smaller.unevenness < found.unevenness / 2)
 
 
 def _window_step(shape: tuple[int, int]) -> int:
@@ -453,10 +479,12 @@ def estimate_in_parts(
     if consolidation == "picture":
         evidence = SpectralEvidence(luma, noise, _window_step(luma.shape))
     with one_thread():
-        double, error, share = consolidate_grid(planes[:2].permute(1, 2, 0), planes[2], luma.shape, evidence)
-    found = MotionGrid(torch.cat((double.permute(2, 0, 1), error[None])), luma.shape, share)
+        double, error, share, unevenness = consolidate_grid(
+            planes[:2].permute(1, 2, 0), planes[2], luma.shape, evidence
+        )
+    found = MotionGrid(torch.cat((double.permute(2, 0, 1), error[None])), luma.shape, share, unevenness)
     lengths = found.planes[:2].norm(dim=0).flatten()
-    if _exceeded(lengths) < LONG:
+    if not _may_be_long(found, _exceeded(lengths), _exceeded(planes[:2].norm(dim=0).flatten())):
         return found
     half = _half_size(luma)
     smaller: MotionGrid | MotionEstimate
@@ -466,9 +494,9 @@ def estimate_in_parts(
     else:
         smaller = estimate(net, half, consolidation)
         longer = torch.cat((to_double_angle(smaller.motion).permute(2, 0, 1), smaller.error[None]))
-    if 2 * _exceeded(longer[:2].norm(dim=0).flatten()) < LONG:
+    if not _longer(smaller, _exceeded(longer[:2].norm(dim=0).flatten()), found):
         return found
-    return MotionGrid(2 * longer, luma.shape, smaller.camera_share)
+    return MotionGrid(2 * longer, luma.shape, smaller.camera_share, smaller.unevenness)
 
 
 def _half_size(luma: Windows) -> torch.Tensor:
@@ -492,6 +520,10 @@ CONSOLIDATIONS = ("picture", "answers", "none")
 
 LONG = 32.0
 """Motions in pixels from which on the picture is looked at in half its size, too."""
+
+NEARLY_LONG = 24.0
+"""The same for the network's answers, if no even motion explains the picture: it knows no longer ones than 36 px, and
+the spectra may then fit a fraction of the true length."""
 
 
 def typical_length(motion: torch.Tensor) -> float:
