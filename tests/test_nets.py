@@ -368,3 +368,11 @@ def test_bad_configuration(tmp_path, text, message):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_config(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(("fast", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_emulated_bfloat16_is_not_trained_in(monkeypatch, fast, expected):
+    loop = pytest.importorskip("ircdeblur.training.loop", reason="the extra train is not installed")
+    monkeypatch.setattr(loop, "has_fast_bfloat16", lambda device: fast)
+    assert loop.usable_precision("bf16-mixed", torch.device("cpu")) == expected
+    assert loop.usable_precision("32-true", torch.device("cpu")) == "32-true"
