@@ -291,7 +291,7 @@ _NEEDS = {
     "wiener": 1700.0,
     "fft": 4100.0,
     "fft-nopad": 4100.0,
-    "irc-net": 1600.0,  # in float32, where the processor has no bfloat16; there it is half of it
+    "irc-net": 1600.0,  # in float32; half of it where bfloat16 is in hardware
     "irc-net-shrinkage": 2100.0,
     "epll": 1800.0,
 }
