@@ -14,15 +14,18 @@ from ircdeblur.nets.camera_fit import camera_model
 from ircdeblur.nets.evidence import SpectralEvidence
 from ircdeblur.nets.refine import (
     _vectors,
+    descend,
     improve_camera,
     improve_local,
     likeliest_floor,
     misfit,
     refine_camera,
     refine_local,
+    refine_smooth,
     smoothest_labels,
     standing_still,
 )
+from ircdeblur.nets.smooth_fit import consistent_signs, fit_smooth, smooth_model
 from ircdeblur.operators import MotionBlur
 
 
@@ -331,6 +334,47 @@ def test_camera_refinement():
     # Seven numbers from some twenty windows, each of which tells its motion to 5 %.
     assert off.mean() < 0.5
     assert float(misfit(found.best - found.likelihood).sum()) + found.penalty < 10 * len(evidence.x)
+
+
+def test_smooth_refinement():
+    """A field that a camera cannot make, from a parabola whose lengths are a fifth too short."""
+    shape = (336, 336)
+    ramp = np.linspace(0, 1, shape[1])[None] * np.ones((shape[0], 1))
+    motion = from_polar(9 + 9 * ramp, 20 + 90 * ramp)
+    evidence = SpectralEvidence(moved(motion), 0.005)
+    x, y = ((places - 167.5) / 168 for places in (evidence.x, evidence.y))
+    design = smooth_model(x, y)
+    truth = motion[evidence.y.astype(int), evidence.x.astype(int)]
+    error = np.full(len(truth), 1.0)
+    start = 0.8 * fit_smooth(consistent_signs(truth, error, evidence.shape), error, design, 2)
+    best = evidence.log_likelihood(torch.from_numpy(truth).float(), 3.0)
+    hopeless = np.zeros(20)
+    hopeless[10] = 20.0
+    found = refine_smooth(evidence, design, np.stack((hopeless, start)), 3.0, best)
+
+    def off(parameters):
+        field = torch.from_numpy(design @ parameters)
+        return float((align_sign(field, torch.from_numpy(truth)) - torch.from_numpy(truth)).norm(dim=-1).mean())
+
+    assert off(start) > 2
+    # Twenty numbers from 36 windows, within which the motion turns by 20 degrees.
+    assert off(found.parameters) < 0.8
+
+
+def test_descent_with_a_rest():
+    """Where spectra tell nothing the penalty decides: its minimum is at the rest, wherever the descent starts."""
+    evidence = SpectralEvidence(torch.full((1, 1, 200, 200), 0.5), 0.01)
+    design = smooth_model(evidence.x / 100 - 1, evidence.y / 100 - 1)
+    best = torch.zeros(len(evidence.x))
+    rest = np.linspace(-3, 3, 20)
+
+    def motion(parameters):
+        return design @ parameters, design
+
+    found = descend(evidence, motion, rest + 2, 1e4 * np.eye(20), 3.0, best, rest=rest)
+    np.testing.assert_allclose(found.parameters, rest, atol=0.05)
+    kept = descend(evidence, motion, rest + 2, 1e4 * np.eye(20), 3.0, best)
+    np.testing.assert_allclose(kept.parameters, rest + 2, atol=0.05)
 
 
 @pytest.mark.parametrize(("length", "moved"), [(0.0, False), (6.0, True), (20.0, True)])

@@ -3,7 +3,8 @@
 The network answers for each place on its own, vaguely as to lengths. A camera that shook has only a few degrees of
 freedom, so its motion is fitted to all answers at once, each with the weight of its confidence. Where something moved
 on its own, a locally smooth field takes over. Both are then refined on the picture itself, whose spectra tell lengths
-and angles to a few per cent once one is near (`ircdeblur.nets.evidence`), and the picture chooses between them.
+and angles to a few per cent once one is near (`ircdeblur.nets.evidence`), and the picture chooses between them. If no
+camera explains it, a cubic polynomial is tried in its place.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,14 +24,18 @@ from ircdeblur.nets.evidence import FLOORS, Luma, SpectralEvidence, Windows
 from ircdeblur.nets.motion_net import STRIDE, luminance
 from ircdeblur.nets.refine import (
     OUTLIER,
+    TOLERANT,
     Refined,
     improve_camera,
     improve_local,
     likeliest_floor,
+    misfit,
     refine_camera,
     refine_local,
+    refine_smooth,
     standing_still,
 )
+from ircdeblur.nets.smooth_fit import smooth_model, smooth_starts
 from ircdeblur.solvers.settings import estimate_noise
 
 Net = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -48,7 +53,7 @@ class MotionEstimate:
     error : (H, W) float32 tensor
         Expected size of the error of each vector, in pixels.
     camera_share : float
-        Share of the confident places at which the camera model holds, in [0, 1].
+        Share of the confident places at which the camera model, or the polynomial in its place, holds, in [0, 1].
     unevenness : float
         How far the motion is from an even, straight one that puts out what it should: root of the share of the power
         that is left there beyond the usual.
@@ -154,6 +159,19 @@ COMPLEXITY = 60.0
 """By how much more likely, logarithmically, a window must be that moves alone than one that moves with the camera: a
 field of many parameters always fits a little better."""
 
+SMOOTH_WINDOWS, SMOOTH_STARTS = 40, 128
+"""Windows from which on a cubic polynomial is tried, twice its parameters, and how many fits it starts from."""
+
+UNEXPLAINED, MUCH_LIKELIER, FAR_LIKELIER = 11.0, 3.6, 8.0
+"""Mean cost of a window (see `misfit`, up to `TOLERANT`) from which on a camera may not be what happened, and how much
+a cubic polynomial must save to take its place; and how much if by the camera the picture did not move. On validation
+pictures it saves 4 to 19 where the field is no camera's (9 and more where that seemed to be none), up to 1.4 where a
+camera shook (6 once, where it found the same), up to 3.4 where things moved by themselves, and up to 1.7 in frames
+averaged from a film; up to 6 in sharp pictures and, but for one in twenty, nothing to count in those out of focus."""
+
+KNOWS = 100.0
+"""By how much more likely, logarithmically, a window alone must be than a polynomial to keep what it was refined to."""
+
 CAMERA_FAILS = 0.45
 """Share of the frame where the local field may be farther from the camera than its own expected error, before the
 camera is given up. On validation pictures it is up to 0.2 with camera shake, up to 0.4 where something large moved by
@@ -169,15 +187,15 @@ class _Alternatives:
 
     Attributes
     ----------
-    camera, local : (h, w, 2) tensors
-        Double-angle vectors of a camera that shook, and of a field that need not be one's.
+    model, local : (h, w, 2) tensors
+        Double-angle vectors of a camera that shook, or of a polynomial in its place, and of a field that is neither.
     tolerance : (h, w) tensor or float
         How far the two may differ, in units of the local field's expected error, before the local one is believed.
     unevenness : float
         Root of the share of the power that the motion has left where it should put it out.
     """
 
-    camera: torch.Tensor
+    model: torch.Tensor
     local: torch.Tensor
     tolerance: torch.Tensor | float
     unevenness: float = 0.0
@@ -198,49 +216,115 @@ def _alternatives(
     columns = (np.arange(grid[1]) + 0.5) * width / grid[1] - width / 2
     y, x = (t.ravel() / half for t in np.meshgrid(rows, columns, indexing="ij"))
 
-    def camera_field(parameters: np.ndarray) -> torch.Tensor:
-        vectors = torch.from_numpy(camera_model(x, y) @ parameters)
-        return to_double_angle(vectors.to(raw)).view(*grid, 2)
+    def on_grid(model: Callable[[np.ndarray, np.ndarray], np.ndarray], parameters: np.ndarray) -> torch.Tensor:
+        return to_double_angle(torch.from_numpy(model(x, y) @ parameters).to(raw)).view(*grid, 2)
 
     local, _ = smooth_field(raw, spread, sigma=1.0)
     vectors = from_double_angle(raw).reshape(-1, 2).double().cpu().numpy()
     cameras = fit_camera(vectors, spread.flatten().double().cpu().numpy(), x, y, CAMERAS, seed)
     if evidence is None:
-        return _Alternatives(camera_field(cameras[0]), local, CAMERA_TOLERANCE)
+        return _Alternatives(on_grid(camera_model, cameras[0]), local, CAMERA_TOLERANCE)
 
     wide, _ = smooth_field(raw, spread, sigma=3.0)
     seen = evidence.sample(wide.permute(2, 0, 1), shape).T
     alone = refine_local(evidence, seen)
 
     # The refined windows are a second set of answers to fit a camera to.
-    doubt = (alone.best - alone.likelihood).clamp(min=0).cpu().numpy() / OUTLIER
-    error = (CAMERA_ERROR[0] + CAMERA_ERROR[1] * np.hypot(*alone.parameters.T)) * (1 + doubt)
     at_x, at_y = (evidence.x + 0.5 - width / 2) / half, (evidence.y + 0.5 - height / 2) / half
-    more = fit_camera(from_double_angle(alone.parameters), error, at_x, at_y, CAMERAS, seed)
+    more = fit_camera(from_double_angle(alone.parameters), _doubted(alone), at_x, at_y, CAMERAS, seed)
     design = camera_model(at_x, at_y)
     camera = refine_camera(evidence, design, np.concatenate((cameras, more)), alone.exponent, alone.best)
 
-    def vectors_of(camera: Refined, alone: Refined) -> torch.Tensor:
-        return torch.from_numpy(np.stack((design @ camera.parameters, from_double_angle(alone.parameters)))).to(raw)
+    def vectors_of(model: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.stack((model, from_double_angle(alone.parameters)))).to(raw)
 
-    floor = likeliest_floor(evidence, vectors_of(camera, alone), camera.exponent)
+    floor = likeliest_floor(evidence, vectors_of(design @ camera.parameters), camera.exponent)
     usual = EVEN * max(SMALL_FLOOR, evidence.usual_floor(alone.parameters))
     evidence = evidence.with_floor(floor if floor > usual else FLOORS[0])
     alone = improve_local(evidence, alone)
-    camera = improve_camera(evidence, design, camera, alone.best)
+    model = improve_camera(evidence, design, camera, alone.best)
+    moved = design @ model.parameters
+    in_focus, out_of_focus = standing_still(evidence, vectors_of(moved), model.exponent)
+    short = float(wide.norm(dim=-1).median()) < SHORT
+    still = out_of_focus < OUT_OF_FOCUS or (short and in_focus < IN_FOCUS)
+    field = on_grid(camera_model, model.parameters) * (not still)
+
+    answered = evidence.sample(torch.cat((raw.permute(2, 0, 1), spread[None])), shape).T.double().cpu().numpy()
+    answers = [
+        (from_double_angle(alone.parameters), _doubted(alone)),
+        (from_double_angle(answered[:, :2]), answered[:, 2]),
+    ]
+    smooth = _smoother(evidence, model, alone.best, moved, answers, np.stack((at_x, at_y), -1), seed)
+    if smooth is not None:
+        saved, moved = _saved(smooth, model), smooth_model(at_x, at_y) @ smooth.parameters
+        needed = MUCH_LIKELIER
+        if still:
+            in_focus, out_of_focus = standing_still(evidence, vectors_of(moved), smooth.exponent)
+            needed = FAR_LIKELIER if out_of_focus > 0 and in_focus > IN_FOCUS else math.inf
+        if saved > needed:
+            model, field = smooth, on_grid(smooth_model, smooth.parameters)
+            # The windows were led by the same wrong answers: they start from it, unless they know better.
+            knows = (alone.likelihood - smooth.likelihood > KNOWS).cpu().numpy()[:, None]
+            start = np.where(knows, alone.parameters, to_double_angle(torch.from_numpy(moved)).numpy())
+            alone = improve_local(evidence, replace(alone, parameters=start, exponent=smooth.exponent))
     refined = torch.from_numpy(alone.parameters).to(raw)
     local = local + evidence.spread((refined - seen).T, grid, shape).permute(1, 2, 0)
-    parameters = camera.parameters
-    in_focus, out_of_focus = standing_still(evidence, vectors_of(camera, alone), camera.exponent)
-    short = float(wide.norm(dim=-1).median()) < SHORT
-    if out_of_focus < OUT_OF_FOCUS or (short and in_focus < IN_FOCUS):
-        parameters = np.zeros_like(parameters)
 
-    own = evidence.log_likelihood(from_double_angle(refined), camera.exponent)
-    gain = own - camera.likelihood
-    gain = evidence.spread(gain[None], grid, shape)[0]
+    own = evidence.log_likelihood(from_double_angle(refined), model.exponent)
+    gain = evidence.spread((own - model.likelihood)[None], grid, shape)[0]
     tolerance = CAMERA_TOLERANCE + ((COMPLEXITY - gain) / OUTLIER).clamp(-2, 4)
-    return _Alternatives(camera_field(parameters), local, tolerance, math.sqrt(max(0.0, floor - usual)))
+    return _Alternatives(field, local, tolerance, math.sqrt(max(0.0, floor - usual)))
+
+
+def _doubted(alone: Refined) -> np.ndarray:
+    """Return the expected errors (n,) of refined windows; those that their own spectra contradict count less."""
+    doubt = (alone.best - alone.likelihood).clamp(min=0).cpu().numpy() / OUTLIER
+    error: np.ndarray = (CAMERA_ERROR[0] + CAMERA_ERROR[1] * np.hypot(*alone.parameters.T)) * (1 + doubt)
+    return error
+
+
+def _smoother(
+    evidence: SpectralEvidence,
+    camera: Refined,
+    best: torch.Tensor,
+    moved: np.ndarray,
+    answers: list[tuple[np.ndarray, np.ndarray]],
+    places: np.ndarray,
+    seed: int,
+) -> Refined | None:
+    """Return a cubic polynomial, unless there is no need of one.
+
+    Parameters
+    ----------
+    evidence : SpectralEvidence
+        Of the picture, with n windows.
+    camera : Refined
+        The camera.
+    best : (n,) tensor
+        Likelihoods that every window can reach.
+    moved : (n, 2) array
+        The camera's motion.
+    answers : list of (motion, error)
+        Vectors (n, 2) and their expected errors (n,), from one or more sources.
+    places : (n, 2) array
+        Coordinates of the windows, as for `smooth_model`.
+    seed : int
+        Of the starts.
+    """
+    best = torch.maximum(best, camera.best)
+    if len(best) < SMOOTH_WINDOWS or float(misfit(best - camera.likelihood, TOLERANT).mean()) < UNEXPLAINED:
+        return None
+    design = smooth_model(*places.T)
+    starts = smooth_starts(answers, design, places, evidence.shape, SMOOTH_STARTS, seed)
+    # A camera's motion is a polynomial, too.
+    same = np.linalg.lstsq(design.reshape(-1, design.shape[-1]), moved.ravel(), rcond=None)[0]
+    return refine_smooth(evidence, design, np.concatenate((same[None], starts)), camera.exponent, best)
+
+
+def _saved(smooth: Refined, camera: Refined) -> float:
+    """Return by how much a polynomial's mean cost of a window is smaller than a camera's."""
+    costs = (misfit(smooth.best - model.likelihood, TOLERANT) for model in (camera, smooth))
+    return float((next(costs) - next(costs)).mean())
 
 
 def consolidate(
@@ -303,15 +387,15 @@ def consolidate_grid(
     """
     found = _alternatives(raw, spread, shape, evidence, seed)
     _, local_error = smooth_field(raw, spread, sigma=1.0)
-    # How far the local answer is from the camera, in units of what it may be off by itself.
-    away = (found.local - found.camera).norm(dim=-1) / (local_error + 1.0)
+    # How far the local answer is from the model, in units of what it may be off by itself.
+    away = (found.local - found.model).norm(dim=-1) / (local_error + 1.0)
     trust = torch.sigmoid(4.0 * (found.tolerance - away))
     if evidence is not None and float((away > 1).float().mean()) > CAMERA_FAILS:
         trust = torch.zeros_like(trust)
-    mixed = torch.lerp(found.local, found.camera, trust[..., None])
+    mixed = torch.lerp(found.local, found.model, trust[..., None])
     camera_error = 0.5 * local_error
     if evidence is not None:
-        camera_error = CAMERA_ERROR[0] + CAMERA_ERROR[1] * found.camera.norm(dim=-1)
+        camera_error = CAMERA_ERROR[0] + CAMERA_ERROR[1] * found.model.norm(dim=-1)
         # A blur that is no motion fits one or another, too; the network knows it by its looks.
         wide, wide_error = smooth_field(raw, spread, sigma=3.0)
         unlike = torch.sigmoid(10 * (wide_error / (wide.norm(dim=-1) + 3.0) - UNLIKE_MOTION))
