@@ -513,6 +513,43 @@ def plot_quality(
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
+def plot_groups(groups: Mapping[str, tuple[Sequence[str], Mapping[str, np.ndarray]]], label: str) -> np.ndarray:
+    """Draw a figure of several estimates for groups of things, a panel for each way to group them.
+
+    Parameters
+    ----------
+    groups : mapping of str to (names, values)
+        By what is grouped: the names of its k groups, and by estimate their values (k,), positive.
+    label : str
+        What the values are; their axis is logarithmic.
+
+    Returns
+    -------
+    drawing : (h, w, 3) uint8 array
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = 2 if len(groups) > 1 else 1
+    rows = math.ceil(len(groups) / columns)
+    figure = Figure(figsize=(6 * columns, 3.4 * rows), dpi=100, facecolor="white", layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for panel in panels.flat[len(groups) :]:
+        panel.set_axis_off()
+    for panel, (title, (names, estimates)) in zip(panels.flat, groups.items(), strict=False):
+        for number, (estimate, values) in enumerate(estimates.items()):
+            panel.plot(range(len(names)), values, marker="osD^v"[number % 5], label=estimate)
+        panel.set(xlabel=title, yscale="log")
+        panel.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
+        panel.grid(which="both", alpha=0.3)
+    for row in panels:
+        row[0].set_ylabel(label)
+    panels.flat[0].legend(fontsize=8)
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
 def captioned(images: Sequence[np.ndarray], captions: Sequence[str], height: int = 320) -> np.ndarray:
     """Put pictures of one size next to each other, each with two lines of text below.
 

@@ -169,6 +169,11 @@ pictures it saves 4 to 19 where the field is no camera's (9 and more where that 
 camera shook (6 once, where it found the same), up to 3.4 where things moved by themselves, and up to 1.7 in frames
 averaged from a film; up to 6 in sharp pictures and, but for one in twenty, nothing to count in those out of focus."""
 
+SHORTENED = 1.02
+"""Factor of the refined lengths: into a dark stripe a window's taper lets more of the light from below, where there is
+more, so stripes seem to be farther apart than they are. On 47 validation pictures the best factor of all lengths was
+1.023 in the mean, and much the same from 6 to 30 px; with this one their mean motion MSE fell from 0.19 to 0.13."""
+
 KNOWS = 100.0
 """By how much more likely, logarithmically, a window alone must be than a polynomial to keep what it was refined to."""
 
@@ -268,12 +273,12 @@ def _alternatives(
             start = np.where(knows, alone.parameters, to_double_angle(torch.from_numpy(moved)).numpy())
             alone = improve_local(evidence, replace(alone, parameters=start, exponent=smooth.exponent))
     refined = torch.from_numpy(alone.parameters).to(raw)
-    local = local + evidence.spread((refined - seen).T, grid, shape).permute(1, 2, 0)
+    local = local + evidence.spread((SHORTENED * refined - seen).T, grid, shape).permute(1, 2, 0)
 
     own = evidence.log_likelihood(from_double_angle(refined), model.exponent)
     gain = evidence.spread((own - model.likelihood)[None], grid, shape)[0]
     tolerance = CAMERA_TOLERANCE + ((COMPLEXITY - gain) / OUTLIER).clamp(-2, 4)
-    return _Alternatives(field, local, tolerance, math.sqrt(max(0.0, floor - usual)))
+    return _Alternatives(SHORTENED * field, local, tolerance, math.sqrt(max(0.0, floor - usual)))
 
 
 def _doubted(alone: Refined) -> np.ndarray:
