@@ -414,6 +414,9 @@ def test_page_of_results(tmp_path):
         "table1.csv",
         "motion-representations.md",
         "benchmarks.md",
+        "motion-errors.md",
+        "motion-errors.png",
+        "motion-errors.csv",
     ):
         (made / name).write_text(f"# {name}\n")
     folder, output = tmp_path / "docs" / "results", tmp_path / "docs" / "results.md"
@@ -426,6 +429,8 @@ def test_page_of_results(tmp_path):
         "table1-curves-own.png",
         "motion-representations.md",
         "benchmarks.md",
+        "motion-errors.md",
+        "motion-errors.png",
     }
     text = output.read_text()
     assert "irc above fft (the paper: +0.49) | at least 0.49 dB | 0.31 ± 0.02 dB | 160 | **no** |" in text

@@ -20,6 +20,9 @@ from ircdeblur.experiments.report import table
 EXTRAS = ("motion-representations.md", "benchmarks.md")
 """What else goes into the page: the comparison of `motion_representations`, and what ``make bench`` wrote."""
 
+PAGES = ("motion-errors.md", "motion-errors.png")
+"""What has a page of its own, and is collected with the rest: see `motion_errors`."""
+
 _KEPT = ("{name}.md", "{name}-summary.csv", "{name}-curves-*.csv", "{name}-curves-*.png")
 
 
@@ -181,7 +184,7 @@ def _moved(text: str, place: str) -> str:
 def collect(source: Path, folder: Path) -> None:
     """Copy what the page is made from, and nothing that shows a photograph, from where tables were made."""
     folder.mkdir(parents=True, exist_ok=True)
-    patterns = [kept.format(name=name) for name in EXPERIMENTS for kept in _KEPT] + list(EXTRAS)
+    patterns = [kept.format(name=name) for name in EXPERIMENTS for kept in _KEPT] + [*EXTRAS, *PAGES]
     for pattern in patterns:
         for path in sorted(source.glob(pattern)):
             shutil.copyfile(path, folder / path.name)
