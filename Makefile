@@ -25,7 +25,7 @@ demo: $(VENV)/.runtime
 	$(VENV)/bin/python examples/demo.py -o demo
 
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 check: $(VENV)/.dev
 	$(VENV)/bin/python -m ruff check .
