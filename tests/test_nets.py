@@ -341,6 +341,20 @@ def test_a_motion_that_nothing_smooth_makes_is_kept():
         assert (align_sign(found[:, columns], truth) - truth).norm(dim=-1).median() < 2.5
 
 
+@pytest.mark.parametrize(("length", "found"), [(0.0, False), (14.0, True)])
+def test_a_thing_that_moves_before_a_still_background(length, found):
+    """The network believes in it either way: the picture must say so clearly."""
+    motion = np.zeros((384, 384, 2))
+    inside = np.hypot(*np.meshgrid(*(np.arange(384) - 192,) * 2)) < 110
+    image = shaken(np.where(inside[..., None], [length, 0.0], motion))
+    seen = np.where(inside[..., None], [9.0, 0.0], motion).astype(np.float32)
+    middle = estimate(answer(seen, error=2.0), image).motion[172:212, 172:212]
+    if found:
+        assert (middle.abs() - torch.tensor([14.0, 0.0])).norm(dim=-1).median() < 2
+    else:
+        assert middle.norm(dim=-1).max() < 0.5
+
+
 def test_what_does_not_look_like_motion_stays_doubtful():
     motion = camera_shake((192, 192), 6.0, seed=3)
     image = shaken(motion)
