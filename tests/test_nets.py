@@ -341,18 +341,25 @@ def test_a_motion_that_nothing_smooth_makes_is_kept():
         assert (align_sign(found[:, columns], truth) - truth).norm(dim=-1).median() < 2.5
 
 
-@pytest.mark.parametrize(("length", "found"), [(0.0, False), (14.0, True)])
-def test_a_thing_that_moves_before_a_still_background(length, found):
-    """The network believes in it either way: the picture must say so clearly."""
-    motion = np.zeros((384, 384, 2))
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_thing_that_moves_before_a_still_background(moved):
+    """A disc of the picture that moved, or is only a little soft; the network believes in a motion either way."""
+    import skimage.data
+    from scipy.ndimage import gaussian_filter1d
+
     inside = np.hypot(*np.meshgrid(*(np.arange(384) - 192,) * 2)) < 110
-    image = shaken(np.where(inside[..., None], [length, 0.0], motion))
-    seen = np.where(inside[..., None], [9.0, 0.0], motion).astype(np.float32)
-    middle = estimate(answer(seen, error=2.0), image).motion[172:212, 172:212]
-    if found:
-        assert (middle.abs() - torch.tensor([14.0, 0.0])).norm(dim=-1).median() < 2
+    sharp = shaken(np.zeros((384, 384, 2)))
+    if moved:
+        image = shaken(np.where(inside[..., None], [14.0, 0.0], [0.0, 0.0]))
     else:
-        assert middle.norm(dim=-1).max() < 0.5
+        soft = gaussian_filter1d(skimage.data.astronaut()[:384, :384].mean(-1) / 255, 1.5, axis=1)
+        image = torch.where(
+            torch.from_numpy(inside), torch.from_numpy(soft).float() + 0.01 * torch.randn(384, 384), sharp
+        )
+    seen = np.where(inside[..., None], [11.0 if moved else 6.0, 0.0], [0.0, 0.0]).astype(np.float32)
+    middle = estimate(answer(seen, error=2.0), image).motion[152:232, 152:232]
+    length = float(middle.norm(dim=-1).median())
+    assert 12 < length < 16 if moved else length < 0.1
 
 
 def test_what_does_not_look_like_motion_stays_doubtful():
