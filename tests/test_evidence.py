@@ -1,17 +1,21 @@
 """The likelihood of motions given the spectra of a picture, and what is fitted to it."""
 
+import io
 import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ircdeblur.data.synthesis import disc_blur
+from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.motion import align_sign, from_polar, to_double_angle
 from ircdeblur.nets import evidence as spectra
 from ircdeblur.nets.camera_fit import camera_model
 from ircdeblur.nets.evidence import SpectralEvidence
+from ircdeblur.nets.noise import RECKONED, hidden_noise
 from ircdeblur.nets.refine import (
     _vectors,
     descend,
@@ -27,6 +31,7 @@ from ircdeblur.nets.refine import (
 )
 from ircdeblur.nets.smooth_fit import consistent_signs, fit_smooth, smooth_model
 from ircdeblur.operators import MotionBlur
+from ircdeblur.solvers.settings import estimate_noise
 
 
 def texture(shape, seed=0):
@@ -334,6 +339,61 @@ def test_camera_refinement():
     # Seven numbers from some twenty windows, each of which tells its motion to 5 %.
     assert off.mean() < 0.5
     assert float(misfit(found.best - found.likelihood).sum()) + found.penalty < 10 * len(evidence.x)
+
+
+def compressed(image, quality):
+    """A picture (1, 1, H, W) as JPEG keeps it."""
+    file = io.BytesIO()
+    grey = (image[0, 0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    Image.fromarray(grey).save(file, "JPEG", quality=quality)
+    return torch.from_numpy(np.asarray(Image.open(file), np.float32) / 255)[None, None]
+
+
+@pytest.mark.parametrize(("quality", "noise", "shown"), [(80, 0.01, (0.005, 0.016)), (0, 0.01, None), (0, 0.002, None)])
+def test_noise_that_compression_has_hidden(quality, noise, shown):
+    image = moved(uniform((240, 288), 12.0, 30.0), noise=noise)
+    image = compressed(image, quality) if quality else image
+    estimated = estimate_noise(image)
+    motion = torch.tensor(uniform((240, 288), 12.0, 30.0))
+    kernel = linear_motion_kernel(12.0, 30.0)
+    found = [hidden_noise(image, blur) for blur in (motion, kernel)]
+    if shown is None:
+        # White noise is where it is looked for.
+        assert found == [0.0, 0.0]
+        assert estimated > 0.9 * noise
+    else:
+        assert estimated < 0.5 * noise
+        for one in found:
+            assert shown[0] < one / RECKONED < shown[1]
+    assert hidden_noise(image[..., :40, :], motion[:40]) == 0.0
+
+
+def test_another_noise_of_the_same_spectra():
+    image = moved(uniform((200, 220), 9.0, 70.0), noise=0.01)
+    motion = torch.from_numpy(from_polar(np.full(16, 9.0), np.full(16, 70.0))).float()
+    direct, other = SpectralEvidence(image, 0.01), SpectralEvidence(image, 0.002).with_noise(0.01)
+    motion = motion[:1].expand(len(direct.x), 2)
+    assert other.noise == direct.noise == 0.01
+    torch.testing.assert_close(other.log_likelihood(motion, 3.0), direct.log_likelihood(motion, 3.0))
+    torch.testing.assert_close(other.coarse.log_likelihood(motion, 3.0), direct.coarse.log_likelihood(motion, 3.0))
+    assert SpectralEvidence(image, 0.002).noise == 0.002
+
+
+def test_likelihood_of_a_kernel():
+    """A straight kernel is as likely as its motion; of others the true one is the likeliest."""
+    evidence = SpectralEvidence(moved(uniform((240, 288), 12.0, 0.0)), 0.005)
+    motion = torch.tensor([12.0, 0.0]).expand(len(evidence.x), 2)
+    straight = evidence.log_likelihood_of_kernel(linear_motion_kernel(12.0, 0.0), 3.0)
+    # A row of twelve pixels is no continuous line: sin(12 x) / (12 sin x) for sin(12 x) / (12 x).
+    torch.testing.assert_close(straight, evidence.log_likelihood(motion, 3.0), rtol=0.01, atol=5)
+    others = [linear_motion_kernel(12.0, angle) for angle in (10, 90)] + [
+        linear_motion_kernel(14.0, 0.0),
+        np.ones((1, 1)),
+    ]
+    assert all(float(straight.sum()) > float(evidence.log_likelihood_of_kernel(k, 3.0).sum()) + 50 for k in others)
+    # No blur is no blur.
+    still = evidence.log_likelihood(torch.zeros(len(evidence.x), 2), 3.0)
+    torch.testing.assert_close(evidence.log_likelihood_of_kernel(np.ones((1, 1)), 3.0), still, rtol=1e-4, atol=0.1)
 
 
 def test_smooth_refinement():

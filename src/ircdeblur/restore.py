@@ -30,6 +30,7 @@ from ircdeblur.nets.checkpoints import MOTION_NETS, load_motion_net, motion_net_
 from ircdeblur.nets.methods import DEFAULT_METHOD, check_method
 from ircdeblur.nets.methods import deconvolve as run_method
 from ircdeblur.nets.motion_net import luminance
+from ircdeblur.nets.noise import noise_of
 from ircdeblur.nets.onnx import Runtime, check_runtime, motion_net_of
 from ircdeblur.operators import MotionBlur, UniformBlur, motion_reach
 from ircdeblur.psf import check_psf
@@ -106,6 +107,9 @@ class _KnownField:
         """Return a window (h, w, 2) of it."""
         return self.motion[rows, columns].to(self.device), None
 
+
+NOISE_SIDE = 768
+"""Side in pixels of the part of a picture in whose spectra noise is looked for."""
 
 ROWS = 64
 """So many rows of a motion field are looked at together."""
@@ -261,6 +265,14 @@ def belief_in(field: _Field, shape: tuple[int, int]) -> Belief:
     return Belief(float(weights) / (shape[0] * shape[1]), float(misfit_noise(total, weights)))
 
 
+def _noise_of(images: Images, index: int, blur: np.ndarray | _Field, linear_light: bool) -> float:
+    """Return the standard deviation of the noise that the restoration of one image must reckon with."""
+    # Of a large picture its middle tells what compression has done to it.
+    rows, columns = (slice(max(0, n - NOISE_SIDE) // 2, max(0, n - NOISE_SIDE) // 2 + NOISE_SIDE) for n in images.shape)
+    part = blur if isinstance(blur, np.ndarray) else blur.window(rows, columns)[0]
+    return noise_of(images.window(index, rows, columns), part, linear_light, images.sample(index, WHOLE_PIXELS))
+
+
 def _restore(
     images: Images,
     index: int,
@@ -271,10 +283,7 @@ def _restore(
     progress: Progress | None,
 ) -> None:
     """Deconvolve one image by a kernel or a motion field."""
-    sigma = how.noise
-    if sigma is None:
-        sample = images.sample(index, WHOLE_PIXELS)
-        sigma = estimate_noise(srgb_to_linear(sample.clamp(0, 1)) if how.linear_light else sample)
+    belief = None
     if how.strength is not None and not isinstance(blur, np.ndarray):
         belief = belief_in(blur, images.shape)
         if belief.share < SPECK:
@@ -284,6 +293,10 @@ def _restore(
             if progress is not None:
                 progress(1, 1)
             return
+    sigma = how.noise
+    if sigma is None:
+        sigma = _noise_of(images, index, blur, how.linear_light)
+    if belief is not None:
         sigma = math.hypot(sigma, belief.noise)
     uniform, field = None, None
     if isinstance(blur, np.ndarray):

@@ -159,7 +159,7 @@ class ReportPage:
         pictures = [_uint8(photo.pixels), _uint8(entry.sharp)]
         profile = photo.metadata.get("icc-profile-data")
         icc = profile if isinstance(profile, bytes) else None
-        noise = _noise(photo.pixels, self._linear_light) if self._noise is None else self._noise
+        noise = _noise(entry, self._linear_light) if self._noise is None else self._noise
         origin = "estimated" if self._noise is None else "given"
         parts = [_table({**_figures(entry), "noise": f"{100 * noise:.2f} % of the range, {origin}"})]
         if entry.motion is not None and not _moved(entry.motion):
@@ -282,16 +282,18 @@ def _figures(entry: Entry) -> dict[str, object]:
     return figures
 
 
-def _noise(pixels: np.ndarray, linear_light: bool) -> float:
-    """Return the standard deviation of the noise as a run without ``--noise`` estimates it."""
+def _noise(entry: Entry, linear_light: bool) -> float:
+    """Return the standard deviation of the noise as a run without ``--noise`` finds it."""
     import torch
 
-    from ircdeblur.data.light import srgb_to_linear
-    from ircdeblur.solvers.settings import estimate_noise
+    from ircdeblur.nets.noise import noise_of
 
-    x = torch.from_numpy(pixels)
+    x = torch.from_numpy(entry.photo.pixels)
     x = (x[..., None] if x.ndim == 2 else x).permute(2, 0, 1)[None]
-    return estimate_noise(srgb_to_linear(x.clamp(0, 1)) if linear_light else x)
+    if entry.motion is not None:
+        return noise_of(x, torch.from_numpy(entry.motion), linear_light)
+    assert entry.kernel is not None
+    return noise_of(x, entry.kernel, linear_light)
 
 
 def _checksums(files: Sequence[Path]) -> dict[str, object]:

@@ -432,7 +432,7 @@ def _drawn(photo: Photo, order: Order, follow: Progress) -> Outcome:
 
     from ircdeblur.kernels import linear_motion_kernel
     from ircdeblur.motion import canonical, from_polar
-    from ircdeblur.solvers.settings import estimate_noise
+    from ircdeblur.nets.noise import noise_of
 
     pixels = photo.pixels
     height, width = pixels.shape[:2]
@@ -464,7 +464,7 @@ def _drawn(photo: Photo, order: Order, follow: Progress) -> Outcome:
     noise = order.noise
     if noise is None:
         planes = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
-        noise = estimate_noise(torch.from_numpy(np.ascontiguousarray(planes))[None])
+        noise = noise_of(torch.from_numpy(np.ascontiguousarray(planes))[None], kernel)
     part = _deconvolve(pixels[rows, columns], kernel, order, follow, noise)
     sharp = pixels.copy()
     share = weight[rows, columns] if pixels.ndim == 2 else weight[rows, columns, None]

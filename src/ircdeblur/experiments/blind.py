@@ -28,6 +28,7 @@ from ircdeblur.nets.checkpoints import (
     weights_folder,
 )
 from ircdeblur.nets.irc_net import UnrolledNet
+from ircdeblur.nets.noise import noise_of
 from ircdeblur.operators import MotionBlur
 from ircdeblur.plots import captioned, motion_colors
 from ircdeblur.restore import (
@@ -37,7 +38,7 @@ from ircdeblur.restore import (
     estimate_motion,
     resolve_device,
 )
-from ircdeblur.solvers.settings import DEFAULTS, deconvolve, estimate_noise, unsaturated
+from ircdeblur.solvers.settings import DEFAULTS, deconvolve, unsaturated
 
 CONSOLIDATIONS = {"refined": "picture", "raw": "none"}
 """What `estimate_motion` is asked to make of Motion-Net's answers."""
@@ -289,7 +290,7 @@ def undo(
         return image.clip(0, 1)
     y = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
     blur = MotionBlur(torch.from_numpy(np.ascontiguousarray(found.motion, np.float32)).to(y), boundary="extended")
-    noise, mask = estimate_noise(y), unsaturated(y)
+    noise, mask = noise_of(y, blur.motion), unsaturated(y)
     if mask is not None and not mask.any():
         return image.clip(0, 1)
     if not known:

@@ -147,7 +147,8 @@ def blurred(path: Path, other: Path, severity: str, change: Change) -> tuple[np.
         Image.fromarray((image * 255).round().astype(np.uint8)).save(file, "JPEG", quality=change.quality)
         image = np.asarray(Image.open(file), np.float32) / 255
     grey = photo[0, :, MARGIN:-MARGIN, MARGIN:-MARGIN].mean(0).numpy()
-    texture = np.sqrt(uniform_filter(sum(g**2 for g in np.gradient(grey)), 49))
+    # A running sum of squares can end a little below zero.
+    texture = np.sqrt(uniform_filter(sum(g**2 for g in np.gradient(grey)), 49).clip(0))
     return image, np.asarray(motion, np.float32), texture
 
 

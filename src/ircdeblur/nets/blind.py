@@ -23,12 +23,14 @@ from ircdeblur.nets.camera_fit import camera_model, fit_camera
 from ircdeblur.nets.evidence import FLOORS, Luma, SpectralEvidence, Windows
 from ircdeblur.nets.motion_net import STRIDE, luminance
 from ircdeblur.nets.refine import (
+    LOG_SCALES,
     OUTLIER,
     TOLERANT,
     Refined,
     improve_camera,
     improve_local,
     likeliest_floor,
+    likeliest_noise,
     misfit,
     refine_camera,
     refine_local,
@@ -240,6 +242,9 @@ def _alternatives(
 
     wide, _ = smooth_field(raw, spread, sigma=3.0)
     seen = evidence.sample(wide.permute(2, 0, 1), shape).T
+    # The network's lengths are vague: each window takes the likeliest of some.
+    tried = torch.exp(torch.from_numpy(LOG_SCALES[::2]).to(seen)).view(-1, 1, 1) * from_double_angle(seen)
+    evidence = evidence.with_noise(likeliest_noise(evidence, lambda e, a: e.log_likelihood(tried, a).amax(0)))
     alone = refine_local(evidence, seen)
 
     # The refined windows are a second set of answers to fit a camera to.

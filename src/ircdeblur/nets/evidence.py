@@ -48,6 +48,9 @@ FLOOR = 0.03
 """The floor to begin with. Motions without one are found with it nearly as exactly as with the smallest; others, whose
 dark stripes are none, are not mistaken for shorter ones."""
 
+LEAST_NOISE = 1e-3
+"""Smallest standard deviation of the noise: 8-bit rounding, and what no model explains."""
+
 UPDATES = 3
 """Updates of the amplitudes: a multiplicative one, which never overshoots, then Fisher scoring, which ends quickly."""
 
@@ -158,7 +161,7 @@ class SpectralEvidence:
 
         corner = cut[:, :-1, :-1]
         dx, dy = cut[:, :-1, 1:] - corner, cut[:, 1:, :-1] - corner
-        self._side, self._sigma = side, max(noise, 1e-3)
+        self._side, self._sigma = side, max(noise, LEAST_NOISE)
         self._spectra = (power(dx) + power(dy)).flatten(1).T
         self._arrange(lattice or (ALL if len(self.x) < MANY else FINE))
 
@@ -178,6 +181,20 @@ class SpectralEvidence:
         if "coarse" in vars(self):
             vars(other)["coarse"] = other if self.coarse is self else self.coarse.with_floor(floor)
         return other
+
+    def with_noise(self, noise: float) -> SpectralEvidence:
+        """Return the same spectra, looked at with another standard deviation of the noise."""
+        other = copy.copy(self)
+        other._sigma = max(noise, LEAST_NOISE)
+        other._set_noise()
+        if "coarse" in vars(self):
+            vars(other)["coarse"] = other if self.coarse is self else self.coarse.with_noise(noise)
+        return other
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise, on the [0, 1] scale."""
+        return self._sigma
 
     def usual_floor(self, double: np.ndarray) -> float:
         """Return the floor that even, straight motions leave for reasons of geometry: the median over the windows.
@@ -225,8 +242,8 @@ class SpectralEvidence:
         count = np.bincount(sector, minlength=SECTORS)
         place = (np.arange(len(sector)) - (np.cumsum(count) - count)[sector], sector)
 
-        def arranged(values: np.ndarray, empty: float = 0.0) -> torch.Tensor:
-            array = np.full((int(count.max()), SECTORS), empty, np.float32)
+        def arranged(values: np.ndarray) -> torch.Tensor:
+            array = np.zeros((int(count.max()), SECTORS), np.float32)
             array[place] = values
             return torch.from_numpy(array).to(self._spectra)[..., None]
 
@@ -235,12 +252,9 @@ class SpectralEvidence:
         log_radius = np.log(np.hypot(fx, fy))
         self._gain, self._log_radius = arranged(gain), arranged(log_radius)
         count_of_windows = self._spectra.shape[1]
-        self._noise = arranged(self._sigma**2 * gain, 1.0).expand(-1, -1, count_of_windows).contiguous()
-        self._power = torch.zeros_like(self._noise)
+        self._power = torch.zeros(*self._gain.shape[:2], count_of_windows).to(self._spectra)
         self._power[place] = self._spectra[(row % side) * (side // 2 + 1) + column]
-        # Where to look for the amplitudes first: what is above the noise, or else a little.
-        noise = arranged(self._sigma**2 * gain).sum(0)
-        self._least = torch.maximum(self._power.sum(0) - noise, 0.05 * self._power.sum(0)).clamp(min=1e-12)
+        self._set_noise()
         self._weight = float(used.sum()) / len(row)
         # What `slopes` sums over: products of the derivatives' factors, for each sector and over all.
         x, y, r = math.pi * fx, math.pi * fy, -log_radius
@@ -254,6 +268,15 @@ class SpectralEvidence:
         self._squares = moments(x * x, x * y, y * y)
         self._mixed = moments(x * r, y * r, *(inside * x), *(inside * y))
         self._radial_squares = moments(r * r, *(inside * r), *inside)
+
+    def _set_noise(self) -> None:
+        """Set what follows from the standard deviation of the noise."""
+        noise = self._sigma**2 * self._gain
+        # Places that hold no frequency add the logarithm of 1.
+        self._noise = torch.where(self._gain > 0, noise, 1.0).expand_as(self._power).contiguous()
+        # Where to look for the amplitudes first: what is above the noise, or else a little.
+        total = self._power.sum(0)
+        self._least = torch.maximum(total - noise.sum(0), 0.05 * total).clamp(min=1e-12)
 
     def sample(self, planes: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
         """Return the values (C, n) at the windows' centres of planes (C, h, w) that cover the picture of a shape."""
@@ -306,6 +329,24 @@ class SpectralEvidence:
         argument = (2 * math.pi * self._log_radius.exp() * radius).clamp(min=1e-3)
         rings = (2 * torch.special.bessel_j1(argument) / argument).square()
         return torch.stack([self._log_likelihood(ring, exponent) for ring in rings.split(1, -1)])
+
+    def log_likelihood_of_kernel(self, psf: np.ndarray, exponent: float) -> torch.Tensor:
+        """Return the log-likelihood (n,) of every window if all were blurred by one kernel (h, w).
+
+        Parameters
+        ----------
+        psf : (h, w) array
+            The kernel.
+        exponent : float
+            By which the power of the scene falls.
+        """
+        rows, columns = (np.arange(n) - n // 2 for n in psf.shape)
+        fx, fy = (f.double().cpu().numpy() / math.pi for f in self._score)
+        # One axis after the other, as few frequencies are looked at.
+        along = np.exp(-2j * math.pi * np.outer(columns, fx))
+        response = ((psf @ along) * np.exp(-2j * math.pi * np.outer(rows, fy))).sum(0)
+        power = torch.from_numpy(np.square(np.abs(response))).to(self._power)
+        return self._log_likelihood(power.view(-1, SECTORS, 1), exponent)
 
     def _turns(self, motion: torch.Tensor) -> torch.Tensor:
         """Return pi times the number of turns of each frequency along motions (n, 2), never 0."""

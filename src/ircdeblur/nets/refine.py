@@ -49,6 +49,9 @@ OUTLIER = 10.0
 USUAL_EXPONENT = (3.0, 5.0)
 """Exponent of most scenes' spectra, and twice the cost, for each window, of one that differs by 1."""
 
+NOISIER, MOST_NOISE = (1, 1.5, 2, 3, 4, 6, 8, 11, 16), 0.03
+"""How many times the noise that was estimated may be that of the spectra, and the largest that is believed then."""
+
 TOLERANT = 40.0
 """The same while a motion is being improved: at first it may be so far off that all windows would be outliers."""
 
@@ -389,6 +392,27 @@ def refine_smooth(
             break
     answer = min(answers, key=lambda a: float(misfit(best - a.likelihood, TOLERANT).sum()) + a.penalty)
     return replace(answer, best=best)
+
+
+def likeliest_noise(evidence: SpectralEvidence, likelihood: Callable[[SpectralEvidence, float], torch.Tensor]) -> float:
+    """Return the noise that explains a picture best: that of the evidence, or more.
+
+    What smooths a picture after its noise was added, and quantises it, as JPEG does, leaves no trace of the noise where
+    it is estimated, at the highest frequencies, but much of it where the stripes are.
+
+    Parameters
+    ----------
+    evidence : SpectralEvidence
+        Of the picture.
+    likelihood : callable
+        From the evidence, with another noise, and the exponent of the scene's spectrum to the log-likelihood (n,) of
+        every window.
+    """
+    coarse = evidence.coarse
+    levels = [evidence.noise * times for times in NOISIER if times == 1 or evidence.noise * times <= MOST_NOISE]
+    table = torch.stack([torch.stack([likelihood(coarse.with_noise(noise), a) for a in EXPONENTS]) for noise in levels])
+    costs = misfit(table.amax((0, 1)) - table, TOLERANT).sum(-1).amin(1)
+    return levels[int(costs.argmin())]
 
 
 def likeliest_floor(evidence: SpectralEvidence, motion: torch.Tensor, exponent: float) -> float:

@@ -1,0 +1,78 @@
+"""The noise that a restoration has to reckon with, where it is not white.
+
+Compression removes the noise of the highest frequencies, by which it is estimated, and leaves that of the lower ones,
+to which it adds its own. A restoration that believes the estimate sharpens all of it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ircdeblur.data.light import srgb_to_linear
+from ircdeblur.nets.blind import SMALLEST, one_thread
+from ircdeblur.nets.evidence import SpectralEvidence
+from ircdeblur.nets.motion_net import luminance
+from ircdeblur.nets.refine import likeliest_noise
+from ircdeblur.solvers.settings import estimate_noise
+
+RECKONED = 2.0
+"""Factor of the noise that the spectra show, where it is more than estimated: quantisation is no noise that averages
+out. On eleven shaken validation photographs with noise 0.2 to 1 %, saved as JPEG of quality 50 to 95, 1.5 to 4 were
+best and gained 1 to 7 dB; with the estimate they lost up to 5 dB."""
+
+
+def hidden_noise(image: torch.Tensor, blur: np.ndarray | torch.Tensor) -> float:
+    """Return the standard deviation of noise that a restoration must reckon with and the estimate does not see.
+
+    Parameters
+    ----------
+    image : (1, C, H, W) tensor
+        Blurred photograph in [0, 1].
+    blur : (h, w) array or (H, W, 2) tensor
+        Its kernel, or its motion.
+
+    Returns
+    -------
+    noise : float
+        On the [0, 1] scale; 0 if the spectra show no more than the estimate, or the picture is too small to tell.
+    """
+    height, width = image.shape[-2:]
+    if min(height, width) < SMALLEST:
+        return 0.0
+    luma = luminance(image if image.shape[1] in (1, 3) else image.mean(1, keepdim=True))
+    with one_thread():
+        evidence = SpectralEvidence(luma, estimate_noise(luma))
+        if isinstance(blur, torch.Tensor):
+            motion = evidence.sample(blur.permute(2, 0, 1).to(luma), (height, width)).T
+            found = likeliest_noise(evidence, lambda e, a: e.log_likelihood(motion, a))
+        else:
+            found = likeliest_noise(evidence, lambda e, a: e.log_likelihood_of_kernel(blur, a))
+    return RECKONED * found if found > evidence.noise else 0.0
+
+
+def noise_of(
+    image: torch.Tensor,
+    blur: np.ndarray | torch.Tensor,
+    linear_light: bool = False,
+    sample: torch.Tensor | None = None,
+) -> float:
+    """Return the standard deviation of the noise that a restoration must reckon with, estimated or hidden.
+
+    Parameters
+    ----------
+    image, blur
+        As for `hidden_noise`; of a large photograph, a part.
+    linear_light : bool
+        It is restored in linear light, and its noise is that of linear light.
+    sample : (1, C, h, w) tensor, optional
+        Pixels from all over the photograph, for the estimate.
+    """
+    sample = image if sample is None else sample
+    estimated = estimate_noise(srgb_to_linear(sample.clamp(0, 1)) if linear_light else sample)
+    image = image.clamp(0, 1)
+    hidden = hidden_noise(image, blur)
+    if linear_light and hidden > 0:
+        # By as much as the curve is steep.
+        hidden *= float((srgb_to_linear(image + 0.01) - srgb_to_linear(image)).mean()) / 0.01
+    return max(estimated, hidden)
