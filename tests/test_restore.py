@@ -195,7 +195,7 @@ def test_blind_leaves_still_and_doubtful_pictures_alone(photo, monkeypatch):
             np.testing.assert_allclose(half[inside], ((blurred + sharp) / 2)[inside], atol=1e-5)
         else:
             # What is between still and moved is undone in part.
-            assert psnr(sharp, blurred) > 45
+            assert psnr(sharp, blurred) > 42
 
 
 def test_the_expected_error_of_the_motion_comes_with_the_result(photo):
