@@ -270,7 +270,8 @@ def _noise_of(images: Images, index: int, blur: np.ndarray | _Field, linear_ligh
     # Of a large picture its middle tells what compression has done to it.
     rows, columns = (slice(max(0, n - NOISE_SIDE) // 2, max(0, n - NOISE_SIDE) // 2 + NOISE_SIDE) for n in images.shape)
     part = blur if isinstance(blur, np.ndarray) else blur.window(rows, columns)[0]
-    return noise_of(images.window(index, rows, columns), part, linear_light, images.sample(index, WHOLE_PIXELS))
+    curve = srgb_to_linear if linear_light else None
+    return noise_of(images.window(index, rows, columns), part, curve, images.sample(index, WHOLE_PIXELS))
 
 
 def _restore(

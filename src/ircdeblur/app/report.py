@@ -286,14 +286,16 @@ def _noise(entry: Entry, linear_light: bool) -> float:
     """Return the standard deviation of the noise as a run without ``--noise`` finds it."""
     import torch
 
+    from ircdeblur.data.light import srgb_to_linear
     from ircdeblur.nets.noise import noise_of
 
     x = torch.from_numpy(entry.photo.pixels)
     x = (x[..., None] if x.ndim == 2 else x).permute(2, 0, 1)[None]
+    curve = srgb_to_linear if linear_light else None
     if entry.motion is not None:
-        return noise_of(x, torch.from_numpy(entry.motion), linear_light)
+        return noise_of(x, torch.from_numpy(entry.motion), curve)
     assert entry.kernel is not None
-    return noise_of(x, entry.kernel, linear_light)
+    return noise_of(x, entry.kernel, curve)
 
 
 def _checksums(files: Sequence[Path]) -> dict[str, object]:

@@ -6,10 +6,11 @@ to which it adds its own. A restoration that believes the estimate sharpens all 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
-from ircdeblur.data.light import srgb_to_linear
 from ircdeblur.nets.blind import SMALLEST, one_thread
 from ircdeblur.nets.evidence import SpectralEvidence
 from ircdeblur.nets.motion_net import luminance
@@ -54,7 +55,7 @@ def hidden_noise(image: torch.Tensor, blur: np.ndarray | torch.Tensor) -> float:
 def noise_of(
     image: torch.Tensor,
     blur: np.ndarray | torch.Tensor,
-    linear_light: bool = False,
+    curve: Callable[[torch.Tensor], torch.Tensor] | None = None,
     sample: torch.Tensor | None = None,
 ) -> float:
     """Return the standard deviation of the noise that a restoration must reckon with, estimated or hidden.
@@ -63,16 +64,16 @@ def noise_of(
     ----------
     image, blur
         As for `hidden_noise`; of a large photograph, a part.
-    linear_light : bool
-        It is restored in linear light, and its noise is that of linear light.
+    curve : callable, optional
+        By which values are changed before the restoration, to linear light for instance; the noise is that after it.
     sample : (1, C, h, w) tensor, optional
         Pixels from all over the photograph, for the estimate.
     """
     sample = image if sample is None else sample
-    estimated = estimate_noise(srgb_to_linear(sample.clamp(0, 1)) if linear_light else sample)
+    estimated = estimate_noise(sample if curve is None else curve(sample.clamp(0, 1)))
     image = image.clamp(0, 1)
     hidden = hidden_noise(image, blur)
-    if linear_light and hidden > 0:
+    if curve is not None and hidden > 0:
         # By as much as the curve is steep.
-        hidden *= float((srgb_to_linear(image + 0.01) - srgb_to_linear(image)).mean()) / 0.01
+        hidden *= float((curve(image + 0.01) - curve(image)).mean()) / 0.01
     return max(estimated, hidden)
