@@ -203,8 +203,8 @@ class _Alternatives:
         Double-angle vectors of a camera that shook, or of a polynomial in its place, and of a field that is neither.
     tolerance : (h, w) tensor or float
         How far the two may differ, in units of the local field's expected error, before the local one is believed.
-    still : bool
-        Whether the model is that nothing moved.
+    quiet : bool
+        Whether nothing moved, by the model, and by the network next to nothing.
     unevenness : float
         Root of the share of the power that the motion has left where it should put it out.
     """
@@ -212,7 +212,7 @@ class _Alternatives:
     model: torch.Tensor
     local: torch.Tensor
     tolerance: torch.Tensor | float
-    still: bool = False
+    quiet: bool = False
     unevenness: float = 0.0
 
 
@@ -263,8 +263,8 @@ def _alternatives(
     model = improve_camera(evidence, design, camera, alone.best)
     moved = design @ model.parameters
     in_focus, out_of_focus = standing_still(evidence, vectors_of(moved), model.exponent)
-    short = float(wide.norm(dim=-1).median()) < SHORT
-    still = out_of_focus < OUT_OF_FOCUS or (short and in_focus < IN_FOCUS)
+    typical = float(wide.norm(dim=-1).median())
+    still = out_of_focus < OUT_OF_FOCUS or (typical < SHORT and in_focus < IN_FOCUS)
     field = on_grid(camera_model, model.parameters) * (not still)
 
     answered = evidence.sample(torch.cat((raw.permute(2, 0, 1), spread[None])), shape).T.double().cpu().numpy()
@@ -290,9 +290,11 @@ def _alternatives(
 
     own = evidence.log_likelihood(from_double_angle(refined), model.exponent)
     gain = evidence.spread((own - model.likelihood)[None], grid, shape)[0]
-    needed = COMPLEXITY_IF_STILL if still else COMPLEXITY
+    # A network that sees long motions all over may be right, though no model is.
+    quiet = still and typical < 2 * SHORT
+    needed = COMPLEXITY_IF_STILL if quiet else COMPLEXITY
     tolerance = CAMERA_TOLERANCE + ((needed - gain) / OUTLIER).clamp(-2, 4)
-    return _Alternatives(SHORTENED * field, local, tolerance, still, math.sqrt(max(0.0, floor - usual)))
+    return _Alternatives(SHORTENED * field, local, tolerance, quiet, math.sqrt(max(0.0, floor - usual)))
 
 
 def _doubted(alone: Refined) -> np.ndarray:
@@ -409,7 +411,7 @@ def consolidate_grid(
     # How far the local answer is from the model, in units of what it may be off by itself.
     away = (found.local - found.model).norm(dim=-1) / (local_error + 1.0)
     trust = torch.sigmoid(4.0 * (found.tolerance - away))
-    if evidence is not None and not found.still and float((away > 1).float().mean()) > CAMERA_FAILS:
+    if evidence is not None and not found.quiet and float((away > 1).float().mean()) > CAMERA_FAILS:
         trust = torch.zeros_like(trust)
     mixed = torch.lerp(found.local, found.model, trust[..., None])
     camera_error = 0.5 * local_error
