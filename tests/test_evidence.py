@@ -368,6 +368,18 @@ def test_noise_that_compression_has_hidden(quality, noise, shown):
     assert hidden_noise(image[..., :40, :], motion[:40]) == 0.0
 
 
+def test_of_a_large_photograph_the_middle_tells_the_noise(monkeypatch):
+    monkeypatch.setattr("ircdeblur.nets.noise.SIDE", 160)
+    image = torch.rand(1, 1, 240, 288, generator=torch.Generator().manual_seed(0))
+    image[..., 40:200, 64:224] = compressed(moved(uniform((160, 160), 12.0, 30.0), noise=0.01), 80)
+    # The motion at the rim is another: it must not be looked at.
+    motion = torch.tensor(uniform((240, 288), 3.0, 120.0))
+    motion[40:200, 64:224] = torch.tensor(uniform((160, 160), 12.0, 30.0))
+    found = hidden_noise(image, motion)
+    assert found == hidden_noise(image[..., 40:200, 64:224], motion[40:200, 64:224])
+    assert 0.005 < found / RECKONED < 0.016
+
+
 def test_another_noise_of_the_same_spectra():
     image = moved(uniform((200, 220), 9.0, 70.0), noise=0.01)
     motion = torch.from_numpy(from_polar(np.full(16, 9.0), np.full(16, 70.0))).float()

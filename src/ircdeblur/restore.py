@@ -30,7 +30,7 @@ from ircdeblur.nets.checkpoints import MOTION_NETS, load_motion_net, motion_net_
 from ircdeblur.nets.methods import DEFAULT_METHOD, check_method
 from ircdeblur.nets.methods import deconvolve as run_method
 from ircdeblur.nets.motion_net import luminance
-from ircdeblur.nets.noise import noise_of
+from ircdeblur.nets.noise import middle, noise_of
 from ircdeblur.nets.onnx import Runtime, check_runtime, motion_net_of
 from ircdeblur.operators import MotionBlur, UniformBlur, motion_reach
 from ircdeblur.psf import check_psf
@@ -107,9 +107,6 @@ class _KnownField:
         """Return a window (h, w, 2) of it."""
         return self.motion[rows, columns].to(self.device), None
 
-
-NOISE_SIDE = 768
-"""Side in pixels of the part of a picture in whose spectra noise is looked for."""
 
 ROWS = 64
 """So many rows of a motion field are looked at together."""
@@ -267,8 +264,7 @@ def belief_in(field: _Field, shape: tuple[int, int]) -> Belief:
 
 def _noise_of(images: Images, index: int, blur: np.ndarray | _Field, linear_light: bool) -> float:
     """Return the standard deviation of the noise that the restoration of one image must reckon with."""
-    # Of a large picture its middle tells what compression has done to it.
-    rows, columns = (slice(max(0, n - NOISE_SIDE) // 2, max(0, n - NOISE_SIDE) // 2 + NOISE_SIDE) for n in images.shape)
+    rows, columns = middle(images.shape)
     part = blur if isinstance(blur, np.ndarray) else blur.window(rows, columns)[0]
     curve = srgb_to_linear if linear_light else None
     return noise_of(images.window(index, rows, columns), part, curve, images.sample(index, WHOLE_PIXELS))

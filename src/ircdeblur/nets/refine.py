@@ -39,9 +39,9 @@ SMOOTH_TRIED, SAME = 8, 2.0
 them are the same."""
 
 ROUGHNESS = (0.35, 4.0)
-"""Twice the cost per window of quadratic and cubic coefficients as large as the motion: of 0, 0.01, 0.1, 0.35 and 1 for
-the first, and ten times as much for the second, the third and fourth were best on ten validation pictures; beyond what
-the picture's rim shows a cubic bends at will."""
+"""Twice the cost per window of quadratic and cubic coefficients as large as the motion: beyond what the picture's rim
+shows a cubic bends at will. Of 16 fields that no camera makes, six on astronaut and coffee and ten on validation
+pictures, the mean motion MSE was 1.5 without, 1.0 with some 0.4 and 4 or 1.2 and 12, and 1.4 with 4 and 40."""
 
 OUTLIER = 10.0
 """Logarithm of a likelihood ratio at which a window stops counting: something is in it that the model does not know."""
