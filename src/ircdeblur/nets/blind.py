@@ -164,7 +164,7 @@ field of many parameters always fits a little better."""
 COMPLEXITY_IF_STILL = 220.0
 """The same if nothing else moved: texture with a direction may look blurred. In a hundred sharp photographs of the
 training set, of which 19 seemed to move somewhere, the gain there was up to 207; of ten things that did move before
-sharp ones it was 190 to 690. With it 3 of the hundred seem to move in more than 2 % of their frame."""
+sharp ones it was 190 to 690. With it 5 of the hundred seem to move in more than 2 % of their frame, of 20 before."""
 
 SMOOTH_WINDOWS, SMOOTH_STARTS = 40, 128
 """Windows from which on a cubic polynomial is tried, twice its parameters, and how many fits it starts from."""
