@@ -65,6 +65,10 @@ def rows(block: str) -> dict[str, tuple[str, Settings]]:
         for iterations in (15, 20, 30, 80):
             result[f"irc-mm, {iterations}"] = "irc-mm", replace(mm, iterations=iterations)
         result["cg, 40 x 30"] = "cg", replace(DEFAULTS["cg"], iterations=40, steps=30)
+    if block in ("colors", "all"):
+        for iterations in (4, 6, 12, 16, 40):
+            result[f"irc-mm, colours {iterations}"] = "irc-mm", replace(mm, color_iterations=iterations)
+        result["irc-mm"] = "irc-mm", mm
     return result
 
 
@@ -74,7 +78,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--photos", type=int, default=8)
     parser.add_argument("--noise", type=float, nargs="+", default=list(NOISES))
-    parser.add_argument("--block", choices=("prior", "penalty", "all"), default="all")
+    parser.add_argument("--block", choices=("prior", "penalty", "colors", "all"), default="all")
     arguments = parser.parse_args()
     chosen = rows(arguments.block)
     print(f"{arguments.photos} photographs, PSNR (dB) of the frame, uniform / motion. Machine: {machine()}\n")

@@ -292,6 +292,41 @@ def test_majorise_minimise_finds_the_minimum_and_never_rises(kind, isotropic):
     assert figures[-1] == pytest.approx(best.fun, rel=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["uniform", "motion"])
+def test_the_first_channel_goes_on_alone(kind):
+    """Channels have nothing to do with each other: each is what it is after so many iterations of all."""
+    blur = blur_of(kind, (20, 22))
+    my, mx = blur.margin
+    y = torch.cat([blur.A(picture(20 + 2 * my, 22 + 2 * mx).roll(n, -1)) for n in (0, 5, 9)], 1)
+    y = y + 0.01 * torch.randn(y.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    lam = y.new_tensor([1e-3, 4e-3, 4e-3]).view(1, 3, 1, 1)
+
+    def found(iterations, others=None):
+        frames = []
+        result = majorise_minimise(
+            Observation(y),
+            blur,
+            lam,
+            iterations,
+            statistics=True,
+            callback=lambda n, x: frames.append(x.clone()),
+            others=others,
+        )
+        figures = [i.objective for i in result.iterations]
+        assert all(after <= before * (1 + 1e-12) for before, after in pairwise(figures))
+        return result, frames
+
+    (long, _), (short, _), (mixed, frames) = found(12), found(5), found(12, 5)
+    # Another order of the sums of a product with one column instead of three.
+    torch.testing.assert_close(mixed.x[:, :1], long.x[:, :1], atol=1e-9, rtol=0)
+    torch.testing.assert_close(mixed.x[:, 1:], short.x[:, 1:], atol=1e-12, rtol=0)
+    assert (long.x[:, 1:] - short.x[:, 1:]).abs().max() > 1e-3
+    assert [f.shape for f in frames] == [y.shape] * 12
+    torch.testing.assert_close(frames[-1], mixed.x)
+    with pytest.raises(ValueError, match="iterations must be >= 1"):
+        found(12, 0)
+
+
 def test_saturated_pixels_do_not_ring():
     """A light that the sensor could not show: left out, what lies beside it in the motion's direction is restored."""
     blur = UniformBlur(torch.from_numpy(linear_motion_kernel(9, 0)).float(), boundary="extended")

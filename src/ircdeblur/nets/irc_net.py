@@ -348,7 +348,8 @@ def first_estimate(
         lam = lam * lam.new_tensor([1, settings.color, settings.color])[:, None, None]
         observed = Observation(to_opponent(observed.y), observed.mask)
     iterations = iterations * 2 if isinstance(blur, UniformBlur) else iterations
-    x = majorise_minimise(observed, blur, lam, iterations).whole
+    others = settings.color_iterations if opponent else None
+    x = majorise_minimise(observed, blur, lam, iterations, others=others).whole
     assert x is not None
     return from_opponent(x) if opponent else x
 

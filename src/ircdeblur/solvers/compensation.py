@@ -76,6 +76,22 @@ class Compensation(ABC):
 
     size: tuple[int, int]
     floor: float
+    _inverse: torch.Tensor
+    _factor: torch.Tensor | None = None
+
+    def _set_inverse(self, inverse: torch.Tensor) -> None:
+        self._inverse, self._factor = inverse, None
+
+    def _complex(self) -> torch.Tensor:
+        """Return the inverse as complex numbers, without derivatives."""
+        if self._factor is None:
+            inverse = self._inverse.detach()
+            self._factor = torch.complex(inverse, torch.zeros_like(inverse))
+        return self._factor
+
+    def keep_first_channel(self) -> None:
+        """Forget the penalties of all channels but the first: images have but that one from now on."""
+        self._set_inverse(self._inverse[:, :1])
 
     @abstractmethod
     def set_penalty(self, rho: torch.Tensor, prior: torch.Tensor | None = None) -> None:
@@ -116,11 +132,11 @@ class UniformCompensation(Compensation):
         self.size, self.floor = (height, width), 0.0
         self._power = centred_response(blur.psf.detach(), self.size).abs().square()
         self._gradients = gradient_power(self.size, self._power)
-        self._inverse = torch.ones_like(self._power)
+        self._set_inverse(torch.ones_like(self._power))
 
     def set_penalty(self, rho: torch.Tensor, prior: torch.Tensor | None = None) -> None:
         """Set the weight of the prior, (B or 1, C or 1, 1, 1)."""
-        self._inverse = 1 / (self._power + rho * (self._gradients if prior is None else prior))
+        self._set_inverse(1 / (self._power + rho * (self._gradients if prior is None else prior)))
 
     def local_mean(self, image: torch.Tensor) -> torch.Tensor:
         """Return the mean of the image, (B, C, 1, 1)."""
@@ -129,7 +145,8 @@ class UniformCompensation(Compensation):
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Return C^-1 of an image (B, C, H', W')."""
         spectrum = torch.fft.rfft2(image, s=self.size)
-        spectrum = spectrum * self._inverse if _tracked(image, self._inverse) else _scaled(spectrum, self._inverse)
+        # In place, and by complex numbers: mixed products are not vectorised, and take as long as a transform.
+        spectrum = spectrum * self._inverse if _tracked(image, self._inverse) else spectrum.mul_(self._complex())
         return torch.fft.irfft2(spectrum, s=self.size)[..., : self.shape[0], : self.shape[1]]
 
 
@@ -179,7 +196,7 @@ class MotionCompensation(Compensation):
         self._gain = None if gain is None else gain(share).view(windows)
         # The floor is the window's own slope.
         self._gradients = gradient_power((window, window), motion.detach()) + 2 * self.floor
-        self._inverse = torch.ones_like(self._power)
+        self._set_inverse(torch.ones_like(self._power))
 
     def _shares(self, motion: torch.Tensor, margin: tuple[int, int], mask: torch.Tensor | None) -> torch.Tensor:
         """Return the share of each of the bank's motions in each window, (n m, 511): 1 in all where all is observed."""
@@ -216,7 +233,7 @@ class MotionCompensation(Compensation):
         """Set the weight of the prior, (B or 1, C or 1, n, m) or with n = m = 1."""
         power = self._gradients if prior is None else prior[:, None, None]
         inverse = 1 / torch.addcmul(self._power, rho[..., None, None], power)
-        self._inverse = inverse if self._gain is None else inverse * self._gain
+        self._set_inverse(inverse if self._gain is None else inverse * self._gain)
 
     def local_mean(self, image: torch.Tensor) -> torch.Tensor:
         """Return the mean of the image in each window, (B, C, n, m)."""
@@ -226,7 +243,8 @@ class MotionCompensation(Compensation):
         """Return C^-1 of an image (B, C, H', W')."""
         if _tracked(image, self._inverse):
             return self._divide_all(image)
-        inverse = self._inverse.expand(*image.shape[:2], *self._inverse.shape[2:])
+        inverse = self._complex()
+        inverse = inverse.expand(*image.shape[:2], *inverse.shape[2:])
         result = torch.empty_like(image)
         # One channel at a time: its windows are four times the picture, and stay in the processor's cache.
         for b in range(image.shape[0]):
@@ -255,7 +273,7 @@ class MotionCompensation(Compensation):
         (n, m), step = self.counts, self.step
         padded = F.pad(image, self._pad)
         tiles = padded.unfold(0, self.window, step).unfold(1, self.window, step) * self._taper
-        spectra = _scaled(torch.fft.rfft2(tiles), inverse)
+        spectra = torch.fft.rfft2(tiles).mul_(inverse)
         tiles = torch.fft.irfft2(spectra, s=(self.window, self.window)).mul_(self._taper)
         quarters = tiles.view(n, m, 2, step, 2, step)
         whole = padded.zero_().view(n + 1, step, m + 1, step)
@@ -268,13 +286,6 @@ class MotionCompensation(Compensation):
 def _tracked(*tensors: torch.Tensor) -> bool:
     """Return whether gradients are to flow through any of the tensors, so that nothing may be done in place."""
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-
-
-def _scaled(spectrum: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Return a complex tensor, multiplied in place by a real one that broadcasts to it."""
-    # As a product of complex numbers the factor would be copied to complex first: as long as a transform takes.
-    torch.view_as_real(spectrum).mul_(factor[..., None])
-    return spectrum
 
 
 @functools.lru_cache(maxsize=4)
