@@ -6,7 +6,7 @@ import torch
 
 from ircdeblur.data.camera import camera_basis, camera_shake
 from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
-from ircdeblur.data.photos import LumaPhotos, PhotosInMemory, list_photos
+from ircdeblur.data.photos import LumaPhotos, PhotosInMemory, cut, list_photos
 from ircdeblur.data.synthesis import KINDS, PairSettings, SyntheticPairs, disc_blur, jpeg, line_blur
 from ircdeblur.kernels import linear_motion_kernel
 
@@ -162,6 +162,19 @@ def test_disc_blur(radius):
     np.testing.assert_allclose(disc.sum((1, 2)), 1, atol=1e-5)
     # The mean squared distance in a disc is half of its radius squared; its edge is a pixel wide.
     assert (disc[0].numpy() * (x**2 + y**2)).sum() == pytest.approx(radius**2 / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (60, 80), (1, 5), (40, 200)])
+def test_small_photographs_are_continued_by_reflection(shape):
+    image = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
+    for seed in range(4):
+        crop, top, left = cut(torch.from_numpy(image), 64, np.random.default_rng(seed))
+        # Oracle: numpy's padding, also where it goes to and fro.
+        part = image[:, top : top + 64, left : left + 64]
+        missing = [(0, 64 - n) for n in part.shape[1:]]
+        whole = np.pad(part, [(0, 0), *missing], mode="reflect") if max(missing)[1] else part
+        turned = [np.rot90(p, k, (1, 2)) for p in (whole, whole[:, :, ::-1]) for k in range(4)]
+        assert any(np.array_equal(crop.numpy(), t) for t in turned)
 
 
 def test_pairs_are_repeatable_and_in_range(photos):

@@ -192,6 +192,13 @@ class ColorPhotos:
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
+def _reflected(n: int, size: int) -> torch.Tensor:
+    """Return which of n pixels stands at each of `size` places, from the first one on, to and fro."""
+    period = max(2 * (n - 1), 1)
+    place = torch.arange(size) % period
+    return torch.minimum(place, period - place)
+
+
 def cut(image: torch.Tensor, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, int, int]:
     """Cut a random square out of a picture (..., H, W), uint8, flipped and turned at random.
 
@@ -206,11 +213,9 @@ def cut(image: torch.Tensor, size: int, rng: np.random.Generator) -> tuple[torch
     height, width = image.shape[-2:]
     top, left = (int(rng.integers(max(n - size, 0) + 1)) for n in (height, width))
     crop = image[..., top : top + size, left : left + size]
-    missing = (size - crop.shape[-2], size - crop.shape[-1])
-    if max(missing) > 0:
-        flat = crop.reshape(1, -1, *crop.shape[-2:]).float()
-        flat = torch.nn.functional.pad(flat, (0, missing[1], 0, missing[0]), mode="reflect")
-        crop = flat.to(torch.uint8).view(*crop.shape[:-2], size, size)
+    if min(crop.shape[-2:]) < size:
+        rows, columns = (_reflected(n, size) for n in crop.shape[-2:])
+        crop = crop[..., rows[:, None], columns]
     if rng.random() < 0.5:
         crop = crop.flip(-1)
     return torch.rot90(crop, int(rng.integers(4)), (-2, -1)), top, left
