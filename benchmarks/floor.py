@@ -78,20 +78,26 @@ def main() -> None:
     local = median(lambda: update._local(x), runs)
     samples = 6 * windows.numel()
     print(f"| C^-1 | {samples / 1e6:.1f} M samples transformed | {1e3 * transforms:.1f} | {1e3 * local:.1f} |")
-    many = 20
     lam = photo.new_full((1, 1, 1, 1), 5e-4)
-    whole = {
-        "irc": median(lambda: update.solve(x, targets), runs),
-        "irc-mm": (
-            median(lambda: majorise_minimise(observed, blur, lam, many + 1), 3)
-            - median(lambda: majorise_minimise(observed, blur, lam, 1), 3)
+
+    def step(channels: int, many: int = 20) -> float:
+        part = Observation(photo[:, :channels].contiguous())
+        first, all_of_them = (
+            median(lambda n=n: majorise_minimise(part, blur, lam, n), 3)  # type: ignore[misc]
+            for n in (1, many + 1)
         )
-        / many,
+        return (all_of_them - first) / many
+
+    luma = 1 / 3
+    whole = {
+        "irc": (PASSES["irc"], 1.0, median(lambda: update.solve(x, targets), runs)),
+        "irc-mm": (PASSES["irc-mm"], 1.0, step(3)),
+        "irc-mm, luma alone": (PASSES["irc-mm"], luma, step(1)),
     }
-    for name, seconds in whole.items():
-        passes = PASSES[name] * pictures
-        floor = matrix / bandwidth + transforms + passes / bandwidth
-        counted = f"the above and {passes / 1e6:.0f} MB"
+    for name, (count, share, seconds) in whole.items():
+        passes = count * pictures * share
+        floor = (2 * 8 * taps + share * (matrix - 2 * 8 * taps) + passes) / bandwidth + share * transforms
+        counted = f"{'the above' if share == 1 else 'taps, a third of the rest,'} and {passes / 1e6:.0f} MB"
         print(f"| a step of {name} | {counted} | {1e3 * floor:.1f} | {1e3 * seconds:.1f} |")
     stages = Settings(iterations=5, steps=2)
     ready = median(lambda: deconvolve(photo, blur, 0.01, "irc", stages), 5)

@@ -85,6 +85,7 @@ def known(summary: Summary) -> str:
         "irc-mm": "`irc-mm`",
         "irc-net-shrinkage": "`irc-net-shrinkage`",
         "irc-net": "**`irc-net`**",
+        "irc-net-plus": "`irc-net-plus`",
     }
     for row, name in names.items():
         psnr, count = summary[PRIOR, row, "PSNR (dB)"]

@@ -29,6 +29,7 @@ NOISE = 0.004
 RIM = 24
 ROWS: dict[str, tuple[str, Settings | None]] = {
     "irc-net": ("irc-net", None),
+    "irc-net-plus": ("irc-net-plus", None),
     "irc-net-shrinkage": ("irc-net-shrinkage", None),
     "fft": ("fft", None),
     "irc": ("irc", None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from ircdeblur.data.photos import PhotosInMemory
 from ircdeblur.experiments.blind import Found, undo
 from ircdeblur.kernels import MotionBank, linear_motion_kernel
 from ircdeblur.motion import from_polar, to_polar
-from ircdeblur.nets import irc_net
+from ircdeblur.nets import irc_net, methods
 from ircdeblur.nets.checkpoints import load_irc_net, save_irc_net
 from ircdeblur.nets.irc_net import (
     Differences,
@@ -25,6 +26,7 @@ from ircdeblur.nets.irc_net import (
     InverseGain,
     IRCNet,
     IRCNetConfig,
+    Seen,
     Shrinkage,
     ShrinkageConfig,
     ShrinkageIRCNet,
@@ -138,11 +140,13 @@ def test_compensations_end_at_the_least_squares_solution():
     target = rand(1, 1, 2, *layer.domain.shape, seed=6, dtype=torch.float64)
     x = layer.domain.start()
     data, prior = layer.misfit(x), target - differences(x)
+    pull = layer.pull(prior)
     size = [float((data**2).sum() + (layer.rho * prior**2).sum())]
     for _ in range(200):
-        direction = layer.compensation(data, prior)
-        a, data, prior = layer.step(direction, data, prior)
+        direction = layer.compensation(data, pull)
+        a, data, pull = layer.step(direction, data, pull)
         x = x + a * direction
+        prior = target - differences(x)
         size.append(float((data**2).sum() + (layer.rho * prior**2).sum()))
     assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(size))
 
@@ -260,14 +264,16 @@ def test_gradients_are_finite_differences(name):
     steps = []
     step = XLayer.step
 
-    def recorded(self, z, data, prior):
-        a = step(self, z, data, prior)[0]
+    def recorded(self, z, data, pull):
+        a = step(self, z, data, pull)[0]
         steps.append(a)
-        return a, data - a * self.observed.masked(self.blur.A(z)), prior - a[..., None] * self.prior(z)
+        return moved(self, a, z, data, pull)
 
-    def replayed(self, z, data, prior):
-        a = steps[next(place)]
-        return a, data - a * self.observed.masked(self.blur.A(z)), prior - a[..., None] * self.prior(z)
+    def replayed(self, z, data, pull):
+        return moved(self, steps[next(place)], z, data, pull)
+
+    def moved(self, a, z, data, pull):
+        return a, data - a * self.observed.masked(self.blur.A(z)), pull - a * self.pull(self.prior(z))
 
     first = irc_net.first_estimate
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
@@ -556,6 +562,91 @@ def test_what_a_prior_is_shown_turns_with_the_picture(transpose, upside_down, mi
     for mine, other in zip((seen.x, *seen.residuals), (truth.x, *truth.residuals), strict=True):
         np.testing.assert_allclose(mine.mean(), other.mean(), atol=2e-3)
         assert float((mine - other).abs().mean()) < (3e-3 if upside_down or mirror else 1e-6)
+
+
+@pytest.mark.parametrize("turn", irc_net.ORIENTATIONS)
+def test_an_ensemble_turns_with_the_picture(turn):
+    """Whatever the weights: what all orientations propose on average is the same for a picture and for it turned."""
+    torch.manual_seed(3)
+    net = IRCNet(SMALL)
+    net.fast = False
+    with torch.no_grad():
+        for prior in net.priors:
+            prior.exit.weight.mul_(100)
+        y, blur = rand(1, 3, 32, 36), motion_blur((32, 36))
+        state = net.start(y, blur, 0.01)
+        blurred = state.layer.extend(y)
+        # Of whole blocks of 4 x 4, which lie alike in all orientations.
+        rows, columns = (n // 4 * 4 for n in blurred.shape[-2:])
+        cut = (slice(None), slice(None), slice(0, rows), slice(0, columns))
+        seen = Seen(
+            state.seen.x[cut], tuple(r[cut] for r in state.seen.residuals), state.seen.maps[cut], state.seen.unit
+        )
+        blurred = blurred[cut]
+
+        def proposed(seen, blurred, ensemble):
+            net.ensemble = ensemble
+            layer = SimpleNamespace(extend=lambda y: y, observed=SimpleNamespace(y=blurred))
+            now = irc_net.State(layer, state.sigma, None, seen, state.data, seen.x)
+            net.propose(now, 0)
+            return net.propose(now, 1)
+
+        expected = orient(proposed(seen, blurred, True), *turn)
+        found = proposed(seen.oriented(*turn), orient(blurred, *turn), True)
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+        if any(turn):
+            alone = proposed(seen.oriented(*turn), orient(blurred, *turn), False)
+            assert (alone - orient(proposed(seen, blurred, False), *turn)).abs().max() > 1e-3
+
+
+def test_the_packages_ensemble_is_better(tmp_path):
+    photo = torch.from_numpy(skimage.data.astronaut()[60:240, 130:330] / 255.0).permute(2, 0, 1)[None].float()
+    blur = MotionBlur(torch.from_numpy(camera_shake((140, 160), 15.0, seed=2)), margin=(20, 20))
+    y = blur.A(photo) + 0.01 * torch.randn(1, 3, 140, 160, generator=torch.Generator().manual_seed(0))
+    sharp = photo[..., 20:-20, 20:-20]
+    errors = [
+        float((methods.deconvolve(y, blur, 0.01, name).x - sharp).square().mean())
+        for name in ("irc-net", "irc-net-plus")
+    ]
+    assert errors[1] < 0.99 * errors[0]
+    save_irc_net(ShrinkageIRCNet(ShrinkageConfig(stages=1)), tmp_path / "paper.safetensors")
+    with pytest.raises(ValueError, match="takes the weights of an irc-net"):
+        methods.deconvolve(y, blur, 0.01, "irc-net-plus", irc_net_weights=tmp_path / "paper.safetensors")
+
+
+def test_penalties_and_scales_learn_faster():
+    pytest.importorskip("lightning")
+    from ircdeblur.training.loop import TrainingModule
+
+    net = ShrinkageIRCNet(ShrinkageConfig(stages=2, filters=2, size=3))
+    schedule = SimpleNamespace(learning_rate=1e-3, weight_decay=0.1)
+    groups = TrainingModule(net, None, schedule, None).configure_optimizers().param_groups
+    pace = {id(p): g["pace"] for g in groups for p in g["params"]}
+    assert sum(len(g["params"]) for g in groups) == len(pace) == len(list(net.parameters()))
+    found = {name: pace[id(p)] for name, p in net.named_parameters()}
+    assert found["log_rho"] == found["penalty_exponent"] == found["shrinkage.1.log_scale"] == 30
+    assert found["filters.taps"] == found["shrinkage.0.change"] == 1
+    assert found["gain.excess"] == 0.5
+    assert {(p.ndim > 1, g["weight_decay"]) for g in groups for p in g["params"]} == {(True, 0.1), (False, 0.0)}
+    other = TrainingModule(IRCNet(SMALL), None, schedule, None).configure_optimizers().param_groups
+    assert {g["pace"] for g in other} == {1.0}
+
+
+def test_a_batch_with_its_start_is_the_batch():
+    pytest.importorskip("lightning")
+    from ircdeblur.training.irc_net import StartedReplay, deconvolution_loss, started_loss
+
+    net = ShrinkageIRCNet(ShrinkageConfig(stages=2, filters=2, size=3, start=4))
+    photos = [torch.randint(0, 256, (3, 90, 90), generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    source = SimpleNamespace(crop=lambda size, rng: photos[int(rng.integers(2))][:, :size, :size].to(torch.uint8))
+    pairs = KnownBlurPairs(source, KnownBlurSettings(crop=32, batch=2, wrong=0.5, saturated=0.5), seed=1)
+    seen = list(itertools.islice(StartedReplay(net, pairs, 2, seed=0), 12))
+    assert 2 <= len({id(batch) for batch in seen}) <= 6
+    whole, started = deconvolution_loss(0.1), started_loss(0.1)
+    for batch in seen[:3]:
+        assert batch.blurred is batch.pair.blurred
+        with torch.no_grad():
+            assert float(started(net, batch)) == pytest.approx(float(whole(net, batch.pair)), rel=1e-6)
 
 
 def test_replayed_batches():

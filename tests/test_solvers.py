@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from scipy import ndimage, optimize
 
@@ -12,7 +13,7 @@ from ircdeblur.data.camera import camera_shake
 from ircdeblur.inverse import InverseBank
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.operators import MotionBlur, UniformBlur
-from ircdeblur.solvers import METHODS, Settings, deconvolve, estimate_noise, prior_weight, shrink
+from ircdeblur.solvers import METHODS, Settings, compensation, deconvolve, estimate_noise, prior_weight, shrink
 from ircdeblur.solvers.admm import admm, difference, difference_adjoint
 from ircdeblur.solvers.cg import ConjugateGradients
 from ircdeblur.solvers.color import from_opponent, to_opponent
@@ -28,8 +29,6 @@ from ircdeblur.solvers.shrinkage import shrink_length
 
 def picture(height, width, dtype=torch.float64):
     """A piece of a photograph, (1, 1, height, width)."""
-    import skimage.data
-
     return torch.from_numpy(skimage.data.camera()[100 : 100 + height, 200 : 200 + width] / 255.0).to(dtype)[None, None]
 
 
@@ -290,6 +289,24 @@ def test_majorise_minimise_finds_the_minimum_and_never_rises(kind, isotropic):
     start = torch.nn.functional.pad(y, (mx, mx, my, my), mode="replicate").numpy().ravel()
     best = optimize.minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": 5000, "maxfun": 9000})
     assert figures[-1] == pytest.approx(best.fun, rel=1e-6)
+
+
+def test_windows_across_the_border_do_not_hold_up_the_others(monkeypatch):
+    """Ten iterations come nearer to the minimum than with the average power of such windows."""
+    photo = torch.from_numpy(skimage.data.camera()[100:340, 60:330] / 255.0)[None, None].float()
+    blur = MotionBlur(torch.from_numpy(camera_shake((200, 230), 15.0, seed=1)), margin=(20, 20))
+    y = blur.A(photo) + 0.004 * torch.randn(1, 1, 200, 230, generator=torch.Generator().manual_seed(0))
+
+    def objective():
+        return (
+            majorise_minimise(Observation(y), blur, y.new_full((1, 1, 1, 1), 1e-4), 10, statistics=True)
+            .iterations[-1]
+            .objective
+        )
+
+    ours = objective()
+    monkeypatch.setattr(compensation, "PARTLY_OBSERVED", 1.0)
+    assert ours < 0.97 * objective()
 
 
 @pytest.mark.parametrize("kind", ["uniform", "motion"])

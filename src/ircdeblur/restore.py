@@ -372,11 +372,12 @@ def deconvolve(
         Motion field in pixels, u right, v down. Give exactly one of `psf` and `motion`.
     method : str
         ``"irc-net"``: a few stages of iterated residual compensation with a convolutional network as prior;
-        ``"irc-net-shrinkage"``: the paper's network. ``"irc-mm"``, ``"irc"``, ``"cg"``, ``"fft"`` and ``"fft-nopad"``
-        solve the same problem, least squares with sparse gradients: by residual compensation with memory, or by ADMM
-        with iterated residual compensation, conjugate gradients, or a division in the Fourier domain with and without
-        care for the borders. ``"wiener"``, ``"richardson-lucy"``, ``"laplacian"`` and ``"epll"`` are baselines; epll
-        has a learned prior and takes longest.
+        ``"irc-net-plus"``: the same, its prior averaged over the eight orientations of the picture, better and several
+        times slower; ``"irc-net-shrinkage"``: the paper's network. ``"irc-mm"``, ``"irc"``, ``"cg"``, ``"fft"`` and
+        ``"fft-nopad"`` solve the same problem, least squares with sparse gradients: by residual compensation with
+        memory, or by ADMM with iterated residual compensation, conjugate gradients, or a division in the Fourier domain
+        with and without care for the borders. ``"wiener"``, ``"richardson-lucy"``, ``"laplacian"`` and ``"epll"`` are
+        baselines; epll has a learned prior and takes longest.
     noise : float, optional
         Standard deviation on the [0, 1] scale; by default estimated from the image.
     irc_net : path, optional

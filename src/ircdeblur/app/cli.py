@@ -59,6 +59,7 @@ class Method(str, Enum):
     """Methods on offer: `ircdeblur.nets.methods.METHODS`, named here so that help needs no torch."""
 
     irc_net = "irc-net"
+    irc_net_plus = "irc-net-plus"
     irc_net_shrinkage = "irc-net-shrinkage"
     irc_mm = "irc-mm"
     irc = "irc"

@@ -59,7 +59,8 @@ FOLDER_LIMIT = 20
 
 _BODY_LIMIT = 1 << 18
 _METHODS = [
-    ("IRC-Net (learned, the best)", "irc-net"),
+    ("IRC-Net (learned)", "irc-net"),
+    ("IRC-Net, eight times as thorough", "irc-net-plus"),
     ("IRC-Net of the paper", "irc-net-shrinkage"),
     ("IRC with memory", "irc-mm"),
     ("IRC, sparse gradients", "irc"),

@@ -21,13 +21,13 @@ from ircdeblur.nets.blind import MotionEstimate
 from ircdeblur.nets.checkpoints import (
     IRC_NETS,
     MOTION_NETS,
-    load_irc_net,
     load_motion_net,
     motion_net_path,
     parameter_count,
     weights_folder,
 )
 from ircdeblur.nets.irc_net import UnrolledNet
+from ircdeblur.nets.methods import irc_net
 from ircdeblur.nets.noise import noise_of
 from ircdeblur.operators import MotionBlur
 from ircdeblur.plots import captioned, motion_colors
@@ -127,7 +127,7 @@ class BlindRows:
         self.parameters: dict[str, int] = {}
         self._baselines = baselines
         self._finders: dict[tuple[str, str], tuple[Finder, int]] = {}
-        self._nets: dict[Path, UnrolledNet] = {}
+        self._nets: dict[tuple[str, Path], UnrolledNet] = {}
         self._direct: direct_cnn.DirectNet | None = None
         for name, row in rows.items():
             try:
@@ -174,7 +174,7 @@ class BlindRows:
                     else self._finders[key][0](image)
                 )
             began = time.perf_counter()
-            net = self._nets[self._irc_net(row)] if row.method in IRC_NETS else None
+            net = self._nets[row.method, self._irc_net(row)] if row.method in IRC_NETS else None
             x = undo(image, motions[key], row.method, net, known=row.motion == "true")
             yield name, Outcome(x, motions[key], motions[key].seconds + time.perf_counter() - began)
 
@@ -196,10 +196,10 @@ class BlindRows:
             return parameter_count(self._direct)
         count = 0
         if row.method in IRC_NETS:
-            path = self._irc_net(row)
-            if path not in self._nets:
-                self._nets[path] = load_irc_net(path)[0].to(resolve_device())
-            count = parameter_count(self._nets[path])
+            key = row.method, self._irc_net(row)
+            if key not in self._nets:
+                self._nets[key] = irc_net(resolve_device(), *key)
+            count = parameter_count(self._nets[key])
         if row.motion == "true":
             return count
         if _key(row) not in self._finders:

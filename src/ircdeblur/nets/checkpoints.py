@@ -171,7 +171,11 @@ def load_motion_net(path: str | Path | None = None) -> MotionNet:
     return load_weights(path, "motion-net", "Motion-Net", lambda config: MotionNet(MotionNetConfig(**config)))[0]
 
 
-IRC_NETS = {"irc-net": "irc-net.safetensors", "irc-net-shrinkage": "irc-net-shrinkage.safetensors"}
+IRC_NETS = {
+    "irc-net": "irc-net.safetensors",
+    "irc-net-plus": "irc-net.safetensors",
+    "irc-net-shrinkage": "irc-net-shrinkage.safetensors",
+}
 """Files of the IRC-Nets in the package, by the methods that they are."""
 
 _IRC_KINDS: dict[str, Callable[[dict[str, Any]], UnrolledNet]] = {

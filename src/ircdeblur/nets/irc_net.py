@@ -23,10 +23,11 @@ Y. Yang, J. Sun, H. Li, Z. Xu, "Deep ADMM-Net for compressive sensing MRI", Neur
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -190,6 +191,10 @@ class Differences:
         return centred_response(self.taps[:, 0], size).abs().square()
 
 
+NEIGHBOURS = 8
+"""Pixels of a row that `Filters.adjoint` computes at once."""
+
+
 class Filters(nn.Module):
     """Trainable filters.
 
@@ -214,7 +219,13 @@ class Filters(nn.Module):
     def adjoint(self, z: torch.Tensor) -> torch.Tensor:
         """(B, C, n, H, W) to (B, C, H, W)."""
         reach = self.taps.shape[-1] // 2
-        whole = F.conv2d(z.flatten(0, 1), self.taps.flip(-1, -2).transpose(0, 1), padding=2 * reach)
+        rows, columns = (n + 2 * reach for n in z.shape[-2:])
+        # Neighbours in a row as channels, which fill the vector registers: a convolution to one channel does not.
+        row = self.taps.flip(-1, -2)[:, 0]
+        taps = torch.stack([F.pad(row, (i, NEIGHBOURS - 1 - i)) for i in range(NEIGHBOURS)])
+        padded = F.pad(z.flatten(0, 1), (2 * reach, 2 * reach + -columns % NEIGHBOURS, 2 * reach, 2 * reach))
+        whole = F.conv2d(padded, taps, stride=(1, NEIGHBOURS)).permute(0, 2, 3, 1)
+        whole = whole.reshape(-1, 1, rows, columns + -columns % NEIGHBOURS)[..., :columns]
         return pad_adjoint(whole, (reach, reach), "replicate")[:, 0].unflatten(0, z.shape[:2])
 
     def powers(self, size: tuple[int, int]) -> torch.Tensor:
@@ -276,20 +287,27 @@ class XLayer:
         """Return y - A x, where it counts."""
         return -self.observed.misfit(self.blur.A(x))
 
-    def compensation(self, data: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+    def pull(self, prior: torch.Tensor) -> torch.Tensor:
+        """Return sum_i rho_i k_i' r_i, (B, C, H', W'), of residuals of the prior filters, (B, C, n, H', W').
+
+        The compensations need no more of them than this.
+        """
+        return self.prior.adjoint(self.rho * prior)
+
+    def compensation(self, data: torch.Tensor, pull: torch.Tensor) -> torch.Tensor:
         """Return sum_i d_i * r_i, (B, C, H', W').
 
         Parameters
         ----------
         data : (B, C, H, W) tensor
             r_0, what is left of the observation.
-        prior : (B, C, n, H', W') tensor
-            r_1, ..., r_n, of the prior filters.
+        pull : (B, C, H', W') tensor
+            Of r_1, ..., r_n; see `pull`.
         """
-        return self.inverse(self.blur.A_adjoint(data) + self.prior.adjoint(self.rho * prior))
+        return self.inverse(self.blur.A_adjoint(data) + pull)
 
     def step(
-        self, z: torch.Tensor, data: torch.Tensor, prior: torch.Tensor
+        self, z: torch.Tensor, data: torch.Tensor, pull: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return how far to go, and the residuals there.
 
@@ -297,7 +315,7 @@ class XLayer:
         ----------
         z : (B, C, H', W') tensor
             Direction.
-        data, prior : tensors
+        data, pull : tensors
             Residuals; see `compensation`.
 
         Returns
@@ -305,15 +323,14 @@ class XLayer:
         a : (B, C, 1, 1) tensor
             The step that leaves the least residuals, a constant for gradients: near the best step nothing changes
             with it.
-        data, prior : tensors
-            The residuals of x + a z: all is linear, so they take one blur.
+        data, pull : tensors
+            Those of x + a z: all is linear, so they take one blur.
         """
-        az, kz = self.observed.masked(self.blur.A(z)), self.prior(z)
+        az, normal = self.observed.masked(self.blur.A(z)), self.pull(self.prior(z))
         with torch.no_grad():
-            weighted = self.rho * kz
-            power = _inner(az, az) + _inner(kz, weighted)
-            a = (_inner(az, data) + _inner(weighted, prior)) / power.clamp(min=torch.finfo(power.dtype).tiny)
-        return a, data - a * az, prior - a[..., None] * kz
+            power = _inner(az, az) + _inner(z, normal)
+            a = (_inner(az, data) + _inner(z, pull)) / power.clamp(min=torch.finfo(power.dtype).tiny)
+        return a, data - a * az, pull - a * normal
 
 
 @torch.no_grad()
@@ -441,7 +458,7 @@ def noise_of_images(noise: float | torch.Tensor, y: torch.Tensor) -> torch.Tenso
 
 
 class Shrinkage(nn.Module):
-    """Piecewise linear functions with control points at -1, -0.98, ..., 1 and the slope 1 beyond.
+    """Piecewise linear functions with control points at -1, -0.98, ..., 1 and the slope 1 beyond, and learned scales.
 
     Parameters
     ----------
@@ -457,9 +474,10 @@ class Shrinkage(nn.Module):
         # Soft thresholding has its corners between the points; they are kept, and what is learned is added.
         self.register_buffer("threshold", thresholds.clone())
         self.change = nn.Parameter(torch.zeros(*thresholds.shape, self.POINTS))
+        self.log_scale = nn.Parameter(torch.zeros(thresholds.shape))
 
     def forward(self, t: torch.Tensor, groups: list[int], scale: torch.Tensor) -> torch.Tensor:
-        """Return ``scale f(t / scale)``.
+        """Return ``s f(t / s)``, s being `scale` times the function's own scale, which is 1 at the start.
 
         Parameters
         ----------
@@ -470,6 +488,7 @@ class Shrinkage(nn.Module):
         scale : (B or 1, 1, 1, 1, 1) tensor
             Positive.
         """
+        scale = scale * self.log_scale.exp()[groups][:, :, None, None]
         t = t / scale
         threshold = self.threshold[groups][:, :, None, None]
         soft = t - torch.maximum(torch.minimum(t, threshold), -threshold)
@@ -571,13 +590,39 @@ class ShrinkageIRCNet(UnrolledNet, HubMixin):
         # More filters share what the two differences had.
         rho = c.rho * 2 / c.filters
         self.log_rho = nn.Parameter(torch.full((c.stages, groups, c.filters), math.log(rho)))
-        self.rates = nn.Parameter(torch.ones(c.stages, groups, c.filters))
-        self.noise_exponent = nn.Parameter(torch.tensor(2.0 - NOISE_EXPONENT))
+        self.rates = nn.Parameter(torch.ones(c.stages - 1, groups, c.filters))
+        self.noise_exponent = nn.Parameter(torch.full((c.stages,), 2.0 - NOISE_EXPONENT))
+        self.penalty_exponent = nn.Parameter(torch.zeros(c.stages))
         self.error_exponent = nn.Parameter(torch.full((c.stages,), 0.5))
         threshold = torch.full((groups, c.filters), prior_weight(c.prior, UNIT_NOISE) / c.rho)
         threshold[1:] *= c.color or 1.0
         self.shrinkage = nn.ModuleList(Shrinkage(threshold) for _ in range(c.stages))
         self.gain = InverseGain()
+
+    @staticmethod
+    def pace(name: str) -> float:
+        """Return by how much the learning rate of a parameter is to be larger than that of the functions' values.
+
+        Penalties, rates, exponents and the scales of the functions have far to go: the first stages' prior must be
+        several times weaker than the solver's, which starts from the blurred image.
+        """
+        if name.startswith("gain."):
+            return 0.5
+        return 1.0 if name.endswith((".change", ".taps")) else 30.0
+
+    def start(
+        self,
+        y: torch.Tensor,
+        blur: Blur,
+        noise: float | torch.Tensor,
+        error: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return what the first stage starts from, (B, C, H', W'); arguments as for `forward`."""
+        observed = Observation(y, mask)
+        if self.config.start == 0:
+            return ExtendedDomain(observed, blur).start()
+        return first_estimate(observed, blur, noise_of_images(noise, y), error, self.config.start)
 
     def stages(
         self,
@@ -586,34 +631,33 @@ class ShrinkageIRCNet(UnrolledNet, HubMixin):
         noise: float | torch.Tensor,
         error: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
+        start: torch.Tensor | None = None,
     ) -> Iterator[torch.Tensor]:
-        """Yield the frame of each stage's x; see `UnrolledNet.forward`."""
+        """Yield the frame of each stage's x; see `UnrolledNet.forward`, and `start` for what may be given."""
         c = self.config
         opponent = c.color is not None and y.shape[1] == 3 and not has_channel_kernels(blur)
         groups = [0, 1, 1] if opponent else [0] * y.shape[1]
         observed = Observation(to_opponent(y) if opponent else y, mask)
         layer = XLayer(observed, blur, self.filters, self.gain)
-        scale = ((noise_of_images(noise, y) / UNIT_NOISE) ** self.noise_exponent)[..., None]
+        sigma = noise_of_images(noise, y) / UNIT_NOISE
         doubt = None if error is None else 1 + layer.extend(error[:, None])
-        whole = y.new_ones(1, 1, 1, 1)
-        x = layer.domain.start()
-        if c.start > 0:
-            x = first_estimate(Observation(y, mask), blur, noise_of_images(noise, y), error, c.start)
-            x = to_opponent(x) if opponent else x
+        x = self.start(y, blur, noise, error, mask) if start is None else start
+        x = to_opponent(x) if opponent else x
         k, data = self.filters(x), layer.misfit(x)
-        multipliers = torch.zeros_like(k)
+        z, multipliers = k, torch.zeros_like(k)
         for j, shrinkage in enumerate(self.shrinkage):
             # Where the motion is uncertain the prior is stronger.
             local = None if doubt is None else doubt ** self.error_exponent[j]
-            layer.set_penalties(self.log_rho[j].exp()[groups], whole, local)
-            z = shrinkage(k + multipliers, groups, scale)
-            prior = z - multipliers - k
+            layer.set_penalties(self.log_rho[j].exp()[groups], sigma ** self.penalty_exponent[j], local)
+            if j > 0:
+                k = self.filters(x)
+                multipliers = multipliers + self.rates[j - 1][groups][:, :, None, None] * (k - z)
+            z = shrinkage(k + multipliers, groups, (sigma ** self.noise_exponent[j])[..., None])
+            pull = layer.pull(z - multipliers - k)
             for _ in range(c.steps):
-                direction = layer.compensation(data, prior)
-                a, data, prior = layer.step(direction, data, prior)
+                direction = layer.compensation(data, pull)
+                a, data, pull = layer.step(direction, data, pull)
                 x = x + a * direction
-            k = z - multipliers - prior
-            multipliers = multipliers + self.rates[j][groups][:, :, None, None] * (k - z)
             yield layer.domain.crop(from_opponent(x) if opponent else x)
 
 
@@ -742,10 +786,25 @@ def crop_rim(t: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     return t[..., rows : t.shape[-2] - rows, columns : t.shape[-1] - columns]
 
 
+ORIENTATIONS = tuple(itertools.product((False, True), repeat=3))
+"""Arguments of `orient` that give the eight orientations of a picture, its own first."""
+
+
 def orient(t: torch.Tensor, transpose: bool, upside_down: bool, mirror: bool) -> torch.Tensor:
     """Return images (..., H, W) transposed, then turned upside down, then mirrored."""
     t = t.transpose(-1, -2) if transpose else t
-    return t.flip([dim for dim, turned in ((-2, upside_down), (-1, mirror)) if turned])
+    return _flipped(t, upside_down, mirror)
+
+
+def orient_back(t: torch.Tensor, transpose: bool, upside_down: bool, mirror: bool) -> torch.Tensor:
+    """Return what `orient` has made such images of."""
+    t = _flipped(t, upside_down, mirror)
+    return t.transpose(-1, -2) if transpose else t
+
+
+def _flipped(t: torch.Tensor, upside_down: bool, mirror: bool) -> torch.Tensor:
+    dims = [dim for dim, turned in ((-2, upside_down), (-1, mirror)) if turned]
+    return t.flip(dims) if dims else t
 
 
 @dataclass
@@ -766,8 +825,8 @@ class State:
         What x leaves of the observation.
     v : (B, C, H', W') tensor
         What the last prior has proposed; before the first one it is x.
-    features : tensor or None
-        Of the last prior.
+    features : list of tensors
+        Of the last prior, in each orientation that it has seen.
     """
 
     layer: XLayer
@@ -776,7 +835,7 @@ class State:
     seen: Seen
     data: torch.Tensor
     v: torch.Tensor
-    features: torch.Tensor | None = None
+    features: list[torch.Tensor] = field(default_factory=list)
 
 
 class IRCNet(UnrolledNet, HubMixin):
@@ -795,6 +854,14 @@ class IRCNet(UnrolledNet, HubMixin):
     ----------
     fast : bool
         Convolve in bfloat16 where the device is made for it (see `has_fast_bfloat16`).
+    ensemble : bool
+        Let the priors see the picture in all eight orientations, and average what they propose: better, and their part
+        of the work eight times as long.
+
+    References
+    ----------
+    R. Timofte, R. Rothe, L. Van Gool, "Seven ways to improve example-based single image super resolution", CVPR 2016:
+    the ensemble of orientations.
     """
 
     network = "irc-net"
@@ -807,7 +874,7 @@ class IRCNet(UnrolledNet, HubMixin):
     def __init__(self, config: IRCNetConfig | None = None):
         super().__init__()
         self.config = c = config or IRCNetConfig()
-        self.fast = True
+        self.fast, self.ensemble = True, False
         self.log_rho = nn.Parameter(torch.full((c.stages, 2), c.rho_later).log())
         with torch.no_grad():
             self.log_rho[0] = math.log(c.rho)
@@ -860,20 +927,26 @@ class IRCNet(UnrolledNet, HubMixin):
         """Do the x-update before the prior of a stage j >= 1."""
         layer, x = state.layer, state.seen.x
         self._set_penalties(state, j)
-        prior = layer.prior(state.v - x)
         for _ in range(self.config.steps):
+            prior = layer.prior(state.v - x)
             parts = self._deblurred(layer, state.data, prior)
             direction = sum(weight * part for weight, part in zip(self.merge[j - 1], parts, strict=True))
             assert isinstance(direction, torch.Tensor)
-            a, state.data, prior = layer.step(direction, state.data, prior)
+            a, state.data, _ = layer.step(direction, state.data, layer.pull(prior))
             x = x + a * direction
         state.seen = state.seen._replace(x=x, residuals=parts)
 
     def propose(self, state: State, j: int) -> torch.Tensor:
         """Return the image (B, C, H', W') that the prior of a stage proposes."""
-        if state.features is None:
-            state.features = self.observed(state.layer.extend(state.layer.observed.y), state.seen)
-        state.v, state.features = self.proposal(state.seen, state.features, j)
+        orientations = ORIENTATIONS if self.ensemble else ORIENTATIONS[:1]
+        if not state.features:
+            blurred = state.layer.extend(state.layer.observed.y)
+            state.features = [self.observed(orient(blurred, *o), state.seen.oriented(*o)) for o in orientations]
+        total = torch.zeros(())
+        for i, o in enumerate(orientations):
+            proposal, state.features[i] = self.proposal(state.seen.oriented(*o), state.features[i], j)
+            total = total.to(proposal) + orient_back(proposal, *o)
+        state.v = total / len(orientations)
         return state.v
 
     def observed(self, blurred: torch.Tensor, seen: Seen) -> torch.Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ircdeblur.nets.checkpoints import IRC_NETS, load_irc_net
-from ircdeblur.nets.irc_net import UnrolledNet
+from ircdeblur.nets.irc_net import IRCNet, UnrolledNet
 from ircdeblur.nets.onnx import Runtime, irc_net_of
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers import settings as solvers
@@ -21,10 +21,38 @@ METHODS: tuple[str, ...] = (*IRC_NETS, *solvers.METHODS)
 DEFAULT_METHOD = METHODS[0]
 
 
+ENSEMBLE = "irc-net-plus"
+"""The method that is irc-net with `ircdeblur.nets.irc_net.IRCNet.ensemble`."""
+
+
 @functools.lru_cache(maxsize=4)
-def irc_net(device: torch.device, weights: str, runtime: Runtime = "torch") -> UnrolledNet:
-    """Return the IRC-Net of the package by its method's name, or of a file, on a device; or one computed by ONNX."""
-    net = load_irc_net(weights)[0] if runtime == "torch" else irc_net_of(runtime, weights, device)
+def irc_net(
+    device: torch.device, method: str, weights: str | Path | None = None, runtime: Runtime = "torch"
+) -> UnrolledNet:
+    """Return the network that a method is, on a device.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where it is to compute.
+    method : str
+        One of `ircdeblur.nets.checkpoints.IRC_NETS`.
+    weights : str or path, optional
+        A file, in place of the package's.
+    runtime : str or path
+        What computes the convolutions.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not of a network that the method can be.
+    """
+    source = weights or method
+    net = load_irc_net(source)[0] if runtime == "torch" else irc_net_of(runtime, source, device)
+    if method == ENSEMBLE:
+        if not isinstance(net, IRCNet):
+            raise ValueError(f"{method} takes the weights of an irc-net, those are of the paper's network: {weights}")
+        net.ensemble = True
     return net.to(device)
 
 
@@ -97,5 +125,5 @@ def deconvolve(
     """
     if method not in IRC_NETS:
         return solvers.deconvolve(y, blur, noise, method, settings, mask, callback=callback)
-    net = irc_net(y.device, str(irc_net_weights or method), runtime)
+    net = irc_net(y.device, method, irc_net_weights, runtime)
     return Result(net(y, blur, noise, error, mask, callback))

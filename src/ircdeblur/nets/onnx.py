@@ -103,7 +103,8 @@ def check_runtime(
         return
     if method == "irc-net-shrinkage":
         raise ValueError("irc-net-shrinkage has no ONNX graph; use runtime 'torch', or method irc-net")
-    if method not in (None, "irc-net") and motion_net is None:
+    graphs = method in ("irc-net", "irc-net-plus")
+    if method is not None and not graphs and motion_net is None:
         raise ValueError(f"runtime is for irc-net: {method} has no network to compute")
     if runtime == "onnx":
         require("onnxruntime", "onnx")
@@ -113,7 +114,7 @@ def check_runtime(
         raise ValueError(f"runtime must be {' or '.join(RUNTIMES)} or a folder of exported networks, got {runtime}")
     if irc_net is not None or motion_net not in (None, "small"):
         raise ValueError("weights cannot be given with a folder of exported networks, which holds its own")
-    needed = ([MOTION_NET] if motion_net is not None else []) + ([X_UPDATES] if method == "irc-net" else [])
+    needed = ([MOTION_NET] if motion_net is not None else []) + ([X_UPDATES] if graphs else [])
     for name in needed:
         if not (folder / name).is_file():
             raise ValueError(f"no {name} in {folder}; 'ircdeblur export onnx -o {folder}' writes it")

@@ -10,7 +10,8 @@ ends at the least-squares solution itself, while filters that fit the blur only 
 
 For one kernel C^-1 is a division in the Fourier domain. For a motion field it is divided locally, in overlapping
 windows: C is there the average of the power spectra of the bank's kernels, each with the share of the window's pixels
-that move like it (the circulant matrix nearest to A'A, after T. Chan). With windows of P x P pixels, P/2 apart, one
+that move like it (the circulant matrix nearest to A'A, after T. Chan), but for windows across the border, see
+`PARTLY_OBSERVED`. With windows of P x P pixels, P/2 apart, one
 compensation takes two real transforms of four times the picture, whatever the motion.
 
 References
@@ -38,6 +39,11 @@ from ircdeblur.solvers.filtering import centred_response
 
 WINDOW = 96
 """Side P of the windows in pixels: long against the motions (35 px), short against the changes of the field."""
+
+PARTLY_OBSERVED = 0.4
+"""A window of which the share s was observed has the power of a whole one times s to this. By the average, 1, the
+inverse is too strong for the part that was observed, and the step, which is one for all windows, becomes short. On
+eight crops of validation photographs ten iterations of irc-mm were 0.7 dB better with 0.25 to 0.5, twenty 0.35 dB."""
 
 SAMPLING = 4
 """Every so many pixels, along both axes, a motion is read for the windows' average power."""
@@ -191,8 +197,10 @@ class MotionCompensation(Compensation):
         shares = torch.stack([self._shares(f, blur.margin, m) for f, m in zip(fields, masks, strict=True)])
         power = _bank_power(window, motion.dtype, motion.device)
         windows = (len(fields), 1, *self.counts, *power.shape[1:])
-        self._power = (shares @ power.flatten(1)).view(windows)
-        share = shares.flatten(0, 1) / shares.sum(-1).flatten()[:, None].clamp(min=1e-6)
+        observed = shares.sum(-1, keepdim=True)
+        share = shares / observed.clamp(min=1e-6)
+        self._power = (share * observed**PARTLY_OBSERVED @ power.flatten(1)).view(windows)
+        share = share.flatten(0, 1)
         self._gain = None if gain is None else gain(share).view(windows)
         # The floor is the window's own slope.
         self._gradients = gradient_power((window, window), motion.detach()) + 2 * self.floor

@@ -64,8 +64,8 @@ class IRCTrainingConfig:
     earlier : float
         Weight in the loss of each stage's estimate but the last one's.
     replay : int
-        For the convolutional prior: 0 trains all stages; a larger number trains the prior of one stage alone, on
-        batches that are prepared once and seen so many times, on average.
+        0 makes every batch anew. With a larger number batches are prepared once and seen so many times, on average; of
+        the convolutional network the prior of one stage is then trained alone.
     stage : int
         That stage, from 0 on. From the first one's weights all others start.
     pairs : KnownBlurSettings
@@ -158,10 +158,72 @@ class Prepared(NamedTuple):
         )
 
 
+class Started(NamedTuple):
+    """A batch, its blur, and what the first stage of `ShrinkageIRCNet` starts from."""
+
+    pair: KnownBlur
+    blur: UniformBlur | MotionBlur
+    start: torch.Tensor
+
+    @property
+    def blurred(self) -> torch.Tensor:
+        """The blurred crops."""
+        return self.pair.blurred
+
+
+def replayed(prepared: Iterable[Any], times: int, rng: np.random.Generator, kept: int = 96) -> Iterator[Any]:
+    """Yield prepared batches in random order, each several times: they take longer to make than to learn from.
+
+    Parameters
+    ----------
+    prepared : iterable
+        Endless.
+    times : int
+        How often a batch is seen, on average.
+    rng : numpy.random.Generator
+        Of their order.
+    kept : int
+        Number of batches in memory.
+    """
+    source = iter(prepared)
+    memory: list[Any] = []
+    for number in itertools.count():
+        if number % times == 0 or not memory:
+            if len(memory) == kept:
+                memory.pop(int(rng.integers(kept)))
+            memory.append(next(source))
+        yield memory[int(rng.integers(len(memory)))]
+
+
+class StartedReplay:
+    """Batches for `ShrinkageIRCNet`, each seen several times.
+
+    Parameters
+    ----------
+    net : ShrinkageIRCNet
+        Makes the starts.
+    pairs : iterable of KnownBlur
+        Endless.
+    times : int
+        How often a batch is seen, on average.
+    seed : int
+        Of their order.
+    """
+
+    def __init__(self, net: ShrinkageIRCNet, pairs: Iterable[KnownBlur], times: int, seed: int):
+        self.net, self.pairs, self.times, self.seed = net, pairs, times, seed
+
+    def __iter__(self) -> Iterator[Started]:
+        yield from replayed(map(self.started, self.pairs), self.times, np.random.default_rng(self.seed))
+
+    def started(self, pair: KnownBlur) -> Started:
+        """Return a batch with its start."""
+        blur = pair.blur()
+        return Started(pair, blur, self.net.start(pair.blurred, blur, pair.noise, pair.error, pair.mask))
+
+
 class Replay:
     """Batches for the prior of one stage, each seen several times, in random order and orientation.
-
-    They take longer to make than to learn from.
 
     Parameters
     ----------
@@ -175,26 +237,17 @@ class Replay:
         How often a batch is seen, on average.
     seed : int
         Of order and orientation.
-    kept : int
-        Number of batches in memory.
     """
 
     RIM = 4
     """Pixels that are kept around a crop, as far as the estimate reaches there: its frame is what counts."""
 
-    def __init__(self, net: IRCNet, stage: int, pairs: Iterable[KnownBlur], times: int, seed: int, kept: int = 96):
-        self.net, self.stage, self.pairs, self.times, self.seed, self.kept = net, stage, pairs, times, seed, kept
+    def __init__(self, net: IRCNet, stage: int, pairs: Iterable[KnownBlur], times: int, seed: int):
+        self.net, self.stage, self.pairs, self.times, self.seed = net, stage, pairs, times, seed
 
     def __iter__(self) -> Iterator[Prepared]:
         rng = np.random.default_rng(self.seed)
-        source = iter(self.pairs)
-        memory: list[Prepared] = []
-        for number in itertools.count():
-            if number % self.times == 0 or not memory:
-                if len(memory) == self.kept:
-                    memory.pop(int(rng.integers(self.kept)))
-                memory.append(self.prepared(next(source)))
-            batch = memory[int(rng.integers(len(memory)))]
+        for batch in replayed(map(self.prepared, self.pairs), self.times, rng):
             yield batch.oriented(*(bool(turned) for turned in rng.integers(2, size=3)))
 
     @torch.no_grad()
@@ -233,6 +286,17 @@ def deconvolution_loss(earlier: float) -> Callable[[UnrolledNet, KnownBlur], tor
     def loss(net: UnrolledNet, batch: KnownBlur) -> torch.Tensor:
         frames = net.estimates(batch.blurred, batch.blur(), batch.noise, batch.error, batch.mask)
         return distance(frames, batch.sharp, earlier)
+
+    return loss
+
+
+def started_loss(earlier: float) -> Callable[[ShrinkageIRCNet, Started], torch.Tensor]:
+    """Return the loss of the paper's network on a batch with a start."""
+
+    def loss(net: ShrinkageIRCNet, batch: Started) -> torch.Tensor:
+        pair = batch.pair
+        frames = list(net.stages(pair.blurred, batch.blur, pair.noise, pair.error, pair.mask, batch.start))
+        return distance(frames, pair.sharp, earlier)
 
     return loss
 
@@ -348,18 +412,19 @@ def train_irc_net(
         net.priors.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     photos = PhotosInMemory(list_photos([data / folder for folder in config.folders]), scales=(1.0, 0.7))
     seed = config.seed + steps_of(resume)
+    alone = config.replay > 0 and isinstance(net, IRCNet)
     loss: Loss = deconvolution_loss(config.earlier)
     save: Save = save_irc_net
     if config.replay > 0:
-        if not isinstance(net, IRCNet):
-            raise ValueError("replay is for the convolutional prior")
-        loss = stage_loss(config.stage)
-        save = _save_first if config.stage == 0 else save_irc_net
+        loss = stage_loss(config.stage) if isinstance(net, IRCNet) else started_loss(config.earlier)
+        save = _save_first if isinstance(net, IRCNet) and config.stage == 0 else save_irc_net
 
     def source(apart: int, device: torch.device) -> Iterable[Any]:
         pairs = KnownBlurPairs(photos, config.pairs, seed + apart, device)
         if config.replay > 0 and isinstance(net, IRCNet):
             return Replay(net, config.stage, pairs, config.replay, seed + apart)
+        if config.replay > 0 and isinstance(net, ShrinkageIRCNet):
+            return StartedReplay(net, pairs, config.replay, seed + apart)
         return pairs
 
     summary |= {
@@ -374,7 +439,7 @@ def train_irc_net(
         save,
         config,
         source,
-        KnownPictures(data / config.validation, config.validation_pictures, config.stage if config.replay > 0 else -1),
+        KnownPictures(data / config.validation, config.validation_pictures, config.stage if alone else -1),
         out / f"{name}.safetensors",
         summary,
         max_time,

@@ -144,11 +144,15 @@ class TrainingModule(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW; normalisation and biases are not decayed."""
-        decayed = [p for p in self.net.parameters() if p.requires_grad and p.ndim > 1]
-        others = [p for p in self.net.parameters() if p.requires_grad and p.ndim <= 1]
-        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, self.schedule.learning_rate, weight_decay=self.schedule.weight_decay)
+        """Return AdamW; normalisation and biases are not decayed. A network may set its parameters' `pace`."""
+        pace: Callable[[str], float] = getattr(self.net, "pace", lambda name: 1.0)
+        groups: dict[tuple[bool, float], dict[str, Any]] = {}
+        for name, p in self.net.named_parameters():
+            if p.requires_grad:
+                key = p.ndim > 1, pace(name)
+                decay = self.schedule.weight_decay if p.ndim > 1 else 0.0
+                groups.setdefault(key, {"params": [], "weight_decay": decay, "pace": key[1]})["params"].append(p)
+        return torch.optim.AdamW(groups.values(), self.schedule.learning_rate)
 
     @property
     def progress(self) -> float:
@@ -169,7 +173,7 @@ class TrainingModule(lightning.LightningModule):
         warm = min(1.0, (self.global_step + 1) / 100)
         fall = 0.5 * (1 + math.cos(math.pi * max(0.0, (self.progress - 0.3) / 0.7)))
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.schedule.learning_rate * warm * max(fall, 1e-3)
+            group["lr"] = self.schedule.learning_rate * group["pace"] * warm * max(fall, 1e-3)
         if self.progress >= 1.0:
             self.trainer.should_stop = True
         return None
