@@ -2,7 +2,8 @@
 
 For each noise: mean PSNR over the photographs, each blurred by one of Levin's kernels and by one camera shake, with the
 weight of the prior (lambda / noise^2 at noise 1 %), the weight of the colours, and the exponent varied one at a time by
-``irc-mm``; then the penalty and the number of iterations and steps of the ADMM methods with the package's prior.
+``irc-mm``; then the penalty and the number of iterations and steps of the ADMM methods with the package's prior; the
+iterations of the opponent colours; and, if asked for, how fast it converges with the windows' power across the border.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ircdeblur.experiments.report import machine
 from ircdeblur.experiments.synthetic import SEVERITIES, Case, camera_case, uniform_case
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.psf import check_psf
+from ircdeblur.solvers import compensation
 from ircdeblur.solvers.settings import DEFAULTS, Settings, deconvolve
 
 NOISES = (0.004, 0.01, 0.03)
@@ -39,10 +41,18 @@ def cases(data: Path, count: int, noise: float) -> Iterator[tuple[str, Case, Uni
         yield "motion", case, MotionBlur(torch.from_numpy(case.motion), boundary="extended")
 
 
+POWERS = (1.0, 0.5, 0.4, 0.25)
+"""Values of `compensation.PARTLY_OBSERVED` in the block "border"; the first is the average power of a window."""
+
+
 def rows(block: str) -> dict[str, tuple[str, Settings]]:
     """Return the settings to compare."""
     mm = DEFAULTS["irc-mm"]
     result: dict[str, tuple[str, Settings]] = {}
+    if block == "border":
+        for iterations in (8, 12, 16, 20):
+            result[f"irc-mm, {iterations}"] = "irc-mm", replace(mm, iterations=iterations)
+        return result
     if block in ("prior", "all"):
         for prior in (3.5, 4.5, 5.5, 7.5, 9.0):
             result[f"irc-mm, prior {prior:g}"] = "irc-mm", replace(mm, prior=prior)
@@ -72,20 +82,13 @@ def rows(block: str) -> dict[str, tuple[str, Settings]]:
     return result
 
 
-def main() -> None:
-    """Print the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--photos", type=int, default=8)
-    parser.add_argument("--noise", type=float, nargs="+", default=list(NOISES))
-    parser.add_argument("--block", choices=("prior", "penalty", "colors", "all"), default="all")
-    arguments = parser.parse_args()
-    chosen = rows(arguments.block)
-    print(f"{arguments.photos} photographs, PSNR (dB) of the frame, uniform / motion. Machine: {machine()}\n")
+def compare(chosen: dict[str, tuple[str, Settings]], data: Path, count: int, noises: list[float]) -> None:
+    """Print the table of some settings, on so many photographs."""
+    print(f"{count} photographs, PSNR (dB) of the frame, uniform / motion. Machine: {machine()}\n")
     columns: list[list[str]] = []
-    for noise in arguments.noise:
+    for noise in noises:
         scores: dict[str, dict[str, list[float]]] = {name: {} for name in ("blurred", *chosen)}
-        for kind, case, blur in cases(arguments.data, arguments.photos, noise):
+        for kind, case, blur in cases(data, count, noise):
 
             def score(x: torch.Tensor, truth: torch.Tensor = case.sharp) -> float:
                 return float(-10 * (x.clamp(0, 1) - truth).square().mean().log10())
@@ -95,11 +98,23 @@ def main() -> None:
                 x = deconvolve(case.blurred, blur, noise, method, settings).x
                 scores[name].setdefault(kind, []).append(score(x))
         columns.append([" / ".join(f"{np.mean(v):.2f}" for v in kinds.values()) for kinds in scores.values()])
-    print(
-        f"| settings | {' | '.join(f'noise {n:g}' for n in arguments.noise)} |\n|{'---|' * (len(arguments.noise) + 1)}"
-    )
+    print(f"| settings | {' | '.join(f'noise {n:g}' for n in noises)} |\n|{'---|' * (len(noises) + 1)}")
     for name, *cells in zip(("blurred", *chosen), *columns, strict=True):
         print(f"| {name} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    """Print the table as Markdown, in the block "border" one for each of `POWERS`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--photos", type=int, default=8)
+    parser.add_argument("--noise", type=float, nargs="+", default=list(NOISES))
+    parser.add_argument("--block", choices=("prior", "penalty", "colors", "border", "all"), default="all")
+    arguments = parser.parse_args()
+    for power in POWERS if arguments.block == "border" else (compensation.PARTLY_OBSERVED,):
+        compensation.PARTLY_OBSERVED = power
+        print(f"\nA window of which the share s was observed has s^{power:g} of the power of a whole one.")
+        compare(rows(arguments.block), arguments.data, arguments.photos, arguments.noise)
 
 
 if __name__ == "__main__":

@@ -237,8 +237,9 @@ def test_runtimes_agree(weights, tmp_path, picture):
     for cache in (restore._motion_net, methods.irc_net):
         cache.cache_clear()
     grey = image.mean(2)
-    a, b = (ircdeblur.deconvolve(grey, np.ones((1, 7)), runtime=runtime) for runtime in ("torch", "onnx"))
-    np.testing.assert_allclose(b, a, atol=1e-3)
+    for method in ("irc-net", "irc-net-plus"):
+        a, b = (ircdeblur.deconvolve(grey, np.ones((1, 7)), method=method, runtime=r) for r in ("torch", "onnx"))
+        np.testing.assert_allclose(b, a, atol=1e-3)
     assert {path.name: path.stat().st_mtime_ns for path in cached.iterdir()} == folders
     a, b = (ircdeblur.estimate_motion(image, consolidation="none", runtime=r) for r in ("torch", "onnx"))
     np.testing.assert_allclose(b, a, atol=1e-3)

@@ -309,6 +309,16 @@ def test_windows_across_the_border_do_not_hold_up_the_others(monkeypatch):
     assert ours < 0.97 * objective()
 
 
+@pytest.mark.parametrize("blur", [UniformBlur(torch.ones(1, 1)), MotionBlur(torch.zeros(30, 32, 2))])
+def test_the_observation_is_not_worked_on_in_place(blur):
+    """A blur that reads no pixel outside the frame: x then starts as the picture itself."""
+    y = picture(30, 32, torch.float32)
+    before = y.clone()
+    result = majorise_minimise(Observation(y), blur, y.new_full((1, 1, 1, 1), 1e-2), 3)
+    assert torch.equal(y, before)
+    assert (result.x - y).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("kind", ["uniform", "motion"])
 def test_the_first_channel_goes_on_alone(kind):
     """Channels have nothing to do with each other: each is what it is after so many iterations of all."""

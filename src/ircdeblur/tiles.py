@@ -292,7 +292,7 @@ _NEEDS = {
     "fft": 4100.0,
     "fft-nopad": 4100.0,
     "irc-net": 1600.0,  # in float32; half of it where bfloat16 is in hardware
-    "irc-net-plus": 2200.0,
+    "irc-net-plus": 2350.0,
     "irc-net-shrinkage": 2100.0,
     "epll": 1800.0,
 }

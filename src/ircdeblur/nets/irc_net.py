@@ -610,7 +610,7 @@ class ShrinkageIRCNet(UnrolledNet, HubMixin):
             return 0.5
         return 1.0 if name.endswith((".change", ".taps")) else 30.0
 
-    def start(
+    def initial(
         self,
         y: torch.Tensor,
         blur: Blur,
@@ -631,9 +631,9 @@ class ShrinkageIRCNet(UnrolledNet, HubMixin):
         noise: float | torch.Tensor,
         error: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
-        start: torch.Tensor | None = None,
+        initial: torch.Tensor | None = None,
     ) -> Iterator[torch.Tensor]:
-        """Yield the frame of each stage's x; see `UnrolledNet.forward`, and `start` for what may be given."""
+        """Yield the frame of each stage's x; see `UnrolledNet.forward`, and `initial` for what is at hand already."""
         c = self.config
         opponent = c.color is not None and y.shape[1] == 3 and not has_channel_kernels(blur)
         groups = [0, 1, 1] if opponent else [0] * y.shape[1]
@@ -641,7 +641,7 @@ class ShrinkageIRCNet(UnrolledNet, HubMixin):
         layer = XLayer(observed, blur, self.filters, self.gain)
         sigma = noise_of_images(noise, y) / UNIT_NOISE
         doubt = None if error is None else 1 + layer.extend(error[:, None])
-        x = self.start(y, blur, noise, error, mask) if start is None else start
+        x = self.initial(y, blur, noise, error, mask) if initial is None else initial
         x = to_opponent(x) if opponent else x
         k, data = self.filters(x), layer.misfit(x)
         z, multipliers = k, torch.zeros_like(k)

@@ -40,7 +40,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import ircdeblur
-from ircdeblur.nets.checkpoints import irc_net_path, load_irc_net, load_motion_net, load_weights, motion_net_path
+from ircdeblur.nets.checkpoints import (
+    IRC_NETS,
+    irc_net_path,
+    load_irc_net,
+    load_motion_net,
+    load_weights,
+    motion_net_path,
+)
 from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, Seen
 from ircdeblur.nets.motion_net import STRIDE, MotionNet
 from ircdeblur.operators import MotionBlur
@@ -103,7 +110,7 @@ def check_runtime(
         return
     if method == "irc-net-shrinkage":
         raise ValueError("irc-net-shrinkage has no ONNX graph; use runtime 'torch', or method irc-net")
-    graphs = method in ("irc-net", "irc-net-plus")
+    graphs = method is not None and IRC_NETS.get(method) == IRC_NETS["irc-net"]
     if method is not None and not graphs and motion_net is None:
         raise ValueError(f"runtime is for irc-net: {method} has no network to compute")
     if runtime == "onnx":

@@ -42,8 +42,8 @@ WINDOW = 96
 
 PARTLY_OBSERVED = 0.4
 """A window of which the share s was observed has the power of a whole one times s to this. By the average, 1, the
-inverse is too strong for the part that was observed, and the step, which is one for all windows, becomes short. On
-eight crops of validation photographs ten iterations of irc-mm were 0.7 dB better with 0.25 to 0.5, twenty 0.35 dB."""
+inverse is too strong for the part that was observed, and the step, which is one for all windows, becomes short:
+``benchmarks/tune_settings.py --block border``."""
 
 SAMPLING = 4
 """Every so many pixels, along both axes, a motion is read for the windows' average power."""

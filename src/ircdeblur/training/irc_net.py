@@ -159,11 +159,21 @@ class Prepared(NamedTuple):
 
 
 class Started(NamedTuple):
-    """A batch, its blur, and what the first stage of `ShrinkageIRCNet` starts from."""
+    """A batch for `ShrinkageIRCNet`.
+
+    Attributes
+    ----------
+    pair : KnownBlur
+        The crops.
+    blur : UniformBlur or MotionBlur
+        Their blur, as it is believed to be.
+    initial : (B, 3, H', W') tensor
+        What the first stage starts from; see `ShrinkageIRCNet.initial`.
+    """
 
     pair: KnownBlur
     blur: UniformBlur | MotionBlur
-    start: torch.Tensor
+    initial: torch.Tensor
 
     @property
     def blurred(self) -> torch.Tensor:
@@ -219,7 +229,7 @@ class StartedReplay:
     def started(self, pair: KnownBlur) -> Started:
         """Return a batch with its start."""
         blur = pair.blur()
-        return Started(pair, blur, self.net.start(pair.blurred, blur, pair.noise, pair.error, pair.mask))
+        return Started(pair, blur, self.net.initial(pair.blurred, blur, pair.noise, pair.error, pair.mask))
 
 
 class Replay:
@@ -295,7 +305,7 @@ def started_loss(earlier: float) -> Callable[[ShrinkageIRCNet, Started], torch.T
 
     def loss(net: ShrinkageIRCNet, batch: Started) -> torch.Tensor:
         pair = batch.pair
-        frames = list(net.stages(pair.blurred, batch.blur, pair.noise, pair.error, pair.mask, batch.start))
+        frames = list(net.stages(pair.blurred, batch.blur, pair.noise, pair.error, pair.mask, batch.initial))
         return distance(frames, pair.sharp, earlier)
 
     return loss
