@@ -510,6 +510,9 @@ def test_end_to_end_training(tmp_path):
     [
         ("irc_net", "prior: magic", "cnn, shrinkage"),
         ("irc_net", "pairs: {size: 3}", "pairs.size"),
+        ("irc_net", "taught: 0.5", "replay of at least 1"),
+        ("irc_net", "replay: 2\ntogether: true\nprior: shrinkage", "prior: cnn"),
+        ("irc_net", "replay: 2\ntaught: 1.5", "taught must be in"),
         ("irc_net", "train_time: '5'", "HH:MM:SS"),
         ("end_to_end", "dataset_share: 0.2", "needs datasets"),
         ("end_to_end", "speed: 3", "unknown setting speed"),
@@ -640,13 +643,45 @@ def test_a_batch_with_its_start_is_the_batch():
     photos = [torch.randint(0, 256, (3, 90, 90), generator=torch.Generator().manual_seed(i)) for i in range(2)]
     source = SimpleNamespace(crop=lambda size, rng: photos[int(rng.integers(2))][:, :size, :size].to(torch.uint8))
     pairs = KnownBlurPairs(source, KnownBlurSettings(crop=32, batch=2, wrong=0.5, saturated=0.5), seed=1)
-    seen = list(itertools.islice(StartedReplay(net, pairs, 2, seed=0), 12))
-    assert 2 <= len({id(batch) for batch in seen}) <= 6
+    seen = list(itertools.islice(StartedReplay(net, pairs, 2, seed=0), 3))
     whole, started = deconvolution_loss(0.1), started_loss(0.1)
-    for batch in seen[:3]:
+    for batch in seen:
         assert batch.blurred is batch.pair.blurred
         with torch.no_grad():
             assert float(started(net, batch)) == pytest.approx(float(whole(net, batch.pair)), rel=1e-6)
+
+
+class OnePhoto:
+    """A source of crops for small training pairs."""
+
+    def __init__(self):
+        self.image = (255 * rand(3, 90, 90)).to(torch.uint8)
+
+    def crop(self, size, rng):
+        """The same corner each time."""
+        return self.image[:, :size, :size]
+
+
+def trained_by(net, loss):
+    """Names of the parameters that a loss reaches."""
+    net.zero_grad()
+    loss.backward()
+    return {name for name, p in net.named_parameters() if p.grad is not None and bool(p.grad.abs().sum() > 0)}
+
+
+def test_batches_are_replayed_as_often_as_asked_for():
+    pytest.importorskip("lightning")
+    from ircdeblur.training.irc_net import replayed
+
+    made = []
+    source = (made.append(i) or i for i in itertools.count())
+    views = list(itertools.islice(replayed(source, 5, np.random.default_rng(0), kept=20), 2000))
+    assert len(made) == 5 + 399
+    counts = np.bincount(views)
+    # The first five would be seen 15 times more, were they the only ones until the others come.
+    assert counts.max() <= 40
+    assert abs(counts[5:-20].mean() - 5) < 0.3
+    assert min(views[-100:]) > 200
 
 
 def test_replayed_batches():
@@ -654,28 +689,83 @@ def test_replayed_batches():
     pytest.importorskip("lightning")
     from ircdeblur.training.irc_net import Replay, stage_loss
 
-    class Photo:
-        image = (255 * rand(3, 90, 90)).to(torch.uint8)
-
-        def crop(self, size, rng):
-            return self.image[:, :size, :size]
-
     torch.manual_seed(0)
     net = IRCNet(SMALL)
-    pairs = KnownBlurPairs(Photo(), KnownBlurSettings(crop=32, batch=2, max_length=9.0, wrong=0.5), 0)
-    batches = list(itertools.islice(Replay(net, 1, pairs, times=3, seed=0), 9))
-    assert len({float(b.sharp.sum()) for b in batches}) <= 3  # nine views of three batches
-    assert len({float(b.sharp[0, 0, 0, 0]) for b in batches}) > 3  # turned
+    pairs = KnownBlurPairs(OnePhoto(), KnownBlurSettings(crop=32, batch=2, max_length=9.0, wrong=0.5), 0)
+    batches = list(itertools.islice(Replay(net, 1, pairs, times=60, seed=0), 60))
+    assert len({round(float(b.blurred.double().sum()), 6) for b in batches}) <= 24
+    assert len({float(b.blurred[0, 0, 0, 0]) for b in batches}) > 30  # turned
+    batches = batches[:9]
     for batch in batches:
         assert len(batch.seen) == 2
         # The sharp crop lies in the middle of what is shown, and is like it.
-        rim = [(a - b) // 2 for a, b in zip(batch.seen[0].x.shape[-2:], batch.sharp.shape[-2:], strict=True)]
+        rim = [(a - b) // 2 for a, b in zip(batch.seen[0].x.shape[-2:], batch.target.shape[-2:], strict=True)]
         assert all(0 <= r <= Replay.RIM for r in rim)
         assert batch.seen[1].maps.shape[-2:] == batch.seen[1].x.shape[-2:] == batch.blurred.shape[-2:]
-    stage_loss(1)(net, batches[0]).backward()
-    trained = {name for name, p in net.named_parameters() if p.grad is not None and bool(p.grad.abs().sum() > 0)}
+    trained = trained_by(net, stage_loss(1)(net, batches[0]))
     assert trained
     assert all(name.startswith("priors.1.") for name in trained)
+
+
+def test_priors_trained_together():
+    """The loss is that of the whole network, but for the x-update, which is as it was prepared."""
+    pytest.importorskip("lightning")
+    from ircdeblur.training.irc_net import Replay, distance, stage_loss
+
+    torch.manual_seed(0)
+    net = IRCNet(SMALL)
+    net.copy_first_prior()
+    pairs = KnownBlurPairs(OnePhoto(), KnownBlurSettings(crop=32, batch=2, max_length=9.0), 0)
+    pair = next(iter(pairs))
+    replay = Replay(net, 1, pairs, times=1, seed=0)
+    replay.RIM = 99  # the estimates' whole rim, as the network has it
+    batch = replay.prepared(pair)
+    loss = stage_loss(1, together=True, earlier=0.25)
+    with torch.no_grad():
+        whole = distance(net.estimates(pair.blurred, pair.blur(), pair.noise), pair.sharp, 0.25)
+    assert float(loss(net, batch).detach()) == pytest.approx(float(whole), rel=1e-5)
+    trained = trained_by(net, loss(net, batch))
+    assert {name.split(".conv")[0] for name in trained} >= {
+        "observe.weight",
+        "priors.0.entry.weight",
+        "priors.1.exit.weight",
+    }
+    assert not trained & {"log_rho", "merge", "noise_exponent"}
+    # Without the earlier estimates the first prior is still reached, through its features.
+    assert "priors.0.entry.weight" in trained_by(net, stage_loss(1, together=True)(net, batch))
+
+
+def test_the_teacher_is_nearer_to_the_truth_than_the_network():
+    pytest.importorskip("lightning")
+    from ircdeblur.training.irc_net import Replay, Teacher
+
+    photo = torch.from_numpy(skimage.data.astronaut()[60:200, 130:270]).permute(2, 0, 1)
+    settings = KnownBlurSettings(crop=64, batch=2, max_length=12.0, camera=1, turning=0, line=0, shake=0, round=0)
+    settings = dataclasses.replace(settings, min_noise=0.004, max_noise=0.03, saturated=0.0)
+    source = SimpleNamespace(crop=lambda size, rng: photo[:, :size, :size])
+    pairs = KnownBlurPairs(source, settings, 1)
+    net = load_irc_net("irc-net")[0]
+    teacher = Teacher(net)
+    for pair in itertools.islice(pairs, 3):
+        state = net.start(pair.blurred, pair.blur(), pair.noise)
+        taught = teacher(state, pair)
+        with torch.no_grad():
+            own = net(pair.blurred, pair.blur(), pair.noise)
+            net.ensemble = True
+            oriented = net(pair.blurred, pair.blur(), pair.noise)
+            net.ensemble = False
+        assert not state.features
+        assert ((taught - pair.sharp).square().mean((1, 2, 3)) < (own - pair.sharp).square().mean((1, 2, 3))).all()
+        for i, noise in enumerate(pair.noise.tolist()):
+            # Only noisy crops are shown to epll.
+            changed = float((taught - oriented)[i].abs().max())
+            assert (changed > 1e-4) == (noise >= Teacher.LEAST_NOISE)
+    assert teacher.net is not net
+    target = Replay(net, 1, pairs, 1, 0, taught=0.25).prepared(pair).target
+    torch.testing.assert_close(target, 0.75 * pair.sharp + 0.25 * taught, rtol=0, atol=1e-5)
+    # A motion that may be wrong would mislead epll.
+    doubtful = pair._replace(error=torch.ones_like(pair.blurred[:, 0]))
+    torch.testing.assert_close(teacher(net.start(pair.blurred, pair.blur(), pair.noise), doubtful), oriented)
 
 
 def test_a_believed_motion_is_that_of_the_kernel():

@@ -56,6 +56,10 @@ class KnownBlur(NamedTuple):
         assert self.motion is not None
         return MotionBlur(self.motion)
 
+    def only(self, i: int) -> KnownBlur:
+        """Return one crop of the batch, as a batch."""
+        return KnownBlur._make(None if t is None else t[i : i + 1] for t in self)
+
 
 @dataclass(frozen=True)
 class KnownBlurSettings:

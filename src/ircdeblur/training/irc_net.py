@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +24,13 @@ from ircdeblur.nets.irc_net import (
     Seen,
     ShrinkageConfig,
     ShrinkageIRCNet,
+    State,
     UnrolledNet,
     crop_rim,
     orient,
 )
 from ircdeblur.operators import MotionBlur, UniformBlur
+from ircdeblur.solvers.epll import epll
 from ircdeblur.solvers.settings import deconvolve
 from ircdeblur.training.config import parse_time, read_config
 from ircdeblur.training.loop import Loss, Save, run, steps_of
@@ -68,6 +70,11 @@ class IRCTrainingConfig:
         the convolutional network the prior of one stage is then trained alone.
     stage : int
         That stage, from 0 on. From the first one's weights all others start.
+    together : bool
+        Whether the priors of the stages before that one are trained with it: their estimates count as `earlier` says,
+        and the gradient reaches them through their features. What the x-updates make of them stays as it was prepared.
+    taught : float
+        Share of the `Teacher`'s estimate in what replayed batches are compared with; the rest is the truth.
     pairs : KnownBlurSettings
         The pairs.
     cnn : IRCNetConfig
@@ -89,6 +96,8 @@ class IRCTrainingConfig:
     earlier: float = 0.1
     replay: int = 0
     stage: int = 0
+    together: bool = False
+    taught: float = 0.0
     pairs: KnownBlurSettings = field(default_factory=KnownBlurSettings)
     cnn: IRCNetConfig = field(default_factory=IRCNetConfig)
     shrinkage: ShrinkageConfig = field(default_factory=ShrinkageConfig)
@@ -109,6 +118,10 @@ def load_config(path: str | Path) -> IRCTrainingConfig:
     parse_time(config.train_time)
     if config.prior not in NETWORKS:
         raise ValueError(f"{path}: prior must be one of {', '.join(NETWORKS)}, got {config.prior!r}")
+    if (config.together or config.taught) and (config.prior != "cnn" or config.replay < 1):
+        raise ValueError(f"{path}: together and taught need prior: cnn and a replay of at least 1")
+    if not 0 <= config.taught <= 1:
+        raise ValueError(f"{path}: taught must be in [0, 1], got {config.taught}")
     return config
 
 
@@ -140,21 +153,21 @@ class Prepared(NamedTuple):
 
     Attributes
     ----------
-    blurred, sharp : (B, 3, H', W') and (B, 3, H, W) tensors
-        The blurred crops with their rim, and the truth.
+    blurred, target : (B, 3, H', W') and (B, 3, H, W) tensors
+        The blurred crops with their rim, and what the proposals are compared with.
     seen : tuple of Seen
         What the priors of the stages are shown, up to the one that is trained.
     """
 
     blurred: torch.Tensor
-    sharp: torch.Tensor
+    target: torch.Tensor
     seen: tuple[Seen, ...]
 
     def oriented(self, transpose: bool, upside_down: bool, mirror: bool) -> Prepared:
         """Return the batch transposed, then turned upside down, then mirrored."""
         turn = transpose, upside_down, mirror
         return Prepared(
-            orient(self.blurred, *turn), orient(self.sharp, *turn), tuple(seen.oriented(*turn) for seen in self.seen)
+            orient(self.blurred, *turn), orient(self.target, *turn), tuple(seen.oriented(*turn) for seen in self.seen)
         )
 
 
@@ -196,13 +209,14 @@ def replayed(prepared: Iterable[Any], times: int, rng: np.random.Generator, kept
         Number of batches in memory.
     """
     source = iter(prepared)
-    memory: list[Any] = []
-    for number in itertools.count():
-        if number % times == 0 or not memory:
+    # Alone, the first ones would be seen far more often.
+    memory = list(itertools.islice(source, kept // 4))
+    for number in itertools.count(1):
+        yield memory[int(rng.integers(len(memory)))]
+        if number % times == 0:
             if len(memory) == kept:
                 memory.pop(int(rng.integers(kept)))
             memory.append(next(source))
-        yield memory[int(rng.integers(len(memory)))]
 
 
 class StartedReplay:
@@ -232,6 +246,54 @@ class StartedReplay:
         return Started(pair, blur, self.net.initial(pair.blurred, blur, pair.noise, pair.error, pair.mask))
 
 
+class Teacher:
+    """A better estimate than the network's own, for it to learn from beside the truth.
+
+    What no estimate can know is most of the difference from the truth, and most of what moves the weights from step to
+    step; of a better estimate's difference it is not a part. That estimate is the network's as it was at the start, in
+    all eight orientations. Where the motion is exact and there is some noise, it is moved as far towards the one of
+    `epll`, whose errors are others, as brings it nearest to the truth, up to 0.6 of the way.
+
+    Parameters
+    ----------
+    net : IRCNet
+        Copied.
+
+    References
+    ----------
+    T. Furlanello, Z. C. Lipton, M. Tschannen, L. Itti, A. Anandkumar, "Born again neural networks", ICML 2018.
+    """
+
+    MOST = 0.6
+    """Of the way to the estimate of `epll`."""
+
+    LEAST_NOISE = 0.006
+    """Of the crops that are shown to `epll`; with less noise it has seldom anything to add."""
+
+    STEPS = 12
+    """Most steps of conjugate gradients in each iteration of `epll`."""
+
+    def __init__(self, net: IRCNet):
+        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        self.net.ensemble = True
+
+    @torch.no_grad()
+    def __call__(self, state: State, pair: KnownBlur) -> torch.Tensor:
+        """Return the estimate, (B, 3, H, W), of pairs that the network has started with; the state stays as it is."""
+        state = replace(state, features=[])
+        for j in range(self.net.config.stages):
+            if j > 0:
+                self.net.update(state, j)
+            v = self.net.propose(state, j)
+        own = state.layer.domain.crop(v)
+        for i in () if pair.error is not None else (pair.noise >= self.LEAST_NOISE).nonzero()[:, 0].tolist():
+            one = pair.only(i)
+            way = epll(one.blurred, one.blur(), float(one.noise), mask=one.mask, steps=self.STEPS)[0] - own[i]
+            share = (way * (pair.sharp[i] - own[i])).sum() / way.square().sum().clamp(min=1e-12)
+            own[i] += share.clamp(0, self.MOST) * way
+        return own
+
+
 class Replay:
     """Batches for the prior of one stage, each seen several times, in random order and orientation.
 
@@ -247,13 +309,17 @@ class Replay:
         How often a batch is seen, on average.
     seed : int
         Of order and orientation.
+    taught : float
+        Share of the estimate of a `Teacher`, made of the network as it is now, in what the proposals are compared with.
     """
 
     RIM = 4
     """Pixels that are kept around a crop, as far as the estimate reaches there: its frame is what counts."""
 
-    def __init__(self, net: IRCNet, stage: int, pairs: Iterable[KnownBlur], times: int, seed: int):
+    def __init__(self, net: IRCNet, stage: int, pairs: Iterable[KnownBlur], times: int, seed: int, taught: float = 0.0):
         self.net, self.stage, self.pairs, self.times, self.seed = net, stage, pairs, times, seed
+        self.taught = taught
+        self.teacher = Teacher(net) if taught > 0 else None
 
     def __iter__(self) -> Iterator[Prepared]:
         rng = np.random.default_rng(self.seed)
@@ -264,6 +330,9 @@ class Replay:
     def prepared(self, pair: KnownBlur) -> Prepared:
         """Return a batch as the priors see it."""
         state = self.net.start(pair.blurred, pair.blur(), pair.noise, pair.error, pair.mask)
+        target = pair.sharp
+        if self.teacher is not None:
+            target = target.lerp(self.teacher(state, pair), self.taught)
         seen = [state.seen]
         for j in range(self.stage):
             self.net.propose(state, j)
@@ -271,21 +340,22 @@ class Replay:
             seen.append(state.seen)
         rim = [m - min(m, self.RIM) for m in state.layer.domain.margin]
         blurred = crop_rim(state.layer.extend(pair.blurred), *rim)
-        return Prepared(blurred.clone(), pair.sharp, tuple(s.cropped(*rim).copied() for s in seen))
+        return Prepared(blurred.clone(), target, tuple(s.cropped(*rim).copied() for s in seen))
 
 
-def stage_loss(stage: int) -> Callable[[IRCNet, Prepared], torch.Tensor]:
-    """Return the loss of the proposal of one stage's prior."""
+def stage_loss(stage: int, together: bool = False, earlier: float = 0.0) -> Callable[[IRCNet, Prepared], torch.Tensor]:
+    """Return the loss of the proposal of one stage's prior, or of those up to it together."""
 
     def loss(net: IRCNet, batch: Prepared) -> torch.Tensor:
-        with torch.set_grad_enabled(stage == 0):
+        frames = []
+        with torch.set_grad_enabled(together or stage == 0):
             features = net.observed(batch.blurred, batch.seen[0])
-        with torch.no_grad():
-            for j in range(stage):
-                features = net.proposal(batch.seen[j], features, j)[1]
-        v = net.proposal(batch.seen[stage], features, stage)[0]
-        rim = [(a - b) // 2 for a, b in zip(v.shape[-2:], batch.sharp.shape[-2:], strict=True)]
-        return distance([crop_rim(v, *rim)], batch.sharp, 0.0)
+        for j, seen in enumerate(batch.seen):
+            with torch.set_grad_enabled(together or j == stage):
+                v, features = net.proposal(seen, features, j)
+            rim = [(a - b) // 2 for a, b in zip(v.shape[-2:], batch.target.shape[-2:], strict=True)]
+            frames.append(crop_rim(v, *rim))
+        return distance(frames if together else frames[-1:], batch.target, earlier)
 
     return loss
 
@@ -426,13 +496,15 @@ def train_irc_net(
     loss: Loss = deconvolution_loss(config.earlier)
     save: Save = save_irc_net
     if config.replay > 0:
-        loss = stage_loss(config.stage) if isinstance(net, IRCNet) else started_loss(config.earlier)
+        loss = started_loss(config.earlier)
+        if isinstance(net, IRCNet):
+            loss = stage_loss(config.stage, config.together, config.earlier)
         save = _save_first if isinstance(net, IRCNet) and config.stage == 0 else save_irc_net
 
     def source(apart: int, device: torch.device) -> Iterable[Any]:
         pairs = KnownBlurPairs(photos, config.pairs, seed + apart, device)
         if config.replay > 0 and isinstance(net, IRCNet):
-            return Replay(net, config.stage, pairs, config.replay, seed + apart)
+            return Replay(net, config.stage, pairs, config.replay, seed + apart, config.taught)
         if config.replay > 0 and isinstance(net, ShrinkageIRCNet):
             return StartedReplay(net, pairs, config.replay, seed + apart)
         return pairs
