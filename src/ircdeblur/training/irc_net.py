@@ -67,7 +67,7 @@ class IRCTrainingConfig:
         Weight in the loss of each stage's estimate but the last one's.
     replay : int
         0 makes every batch anew. With a larger number batches are prepared once and seen so many times, on average; of
-        the convolutional network the prior of one stage is then trained alone.
+        the convolutional network the prior of one stage is then trained alone, unless `together`.
     stage : int
         That stage, from 0 on. From the first one's weights all others start.
     together : bool
@@ -209,7 +209,7 @@ def replayed(prepared: Iterable[Any], times: int, rng: np.random.Generator, kept
         Number of batches in memory.
     """
     source = iter(prepared)
-    # Alone, the first ones would be seen far more often.
+    # Without others beside it the first one would be seen far more often.
     memory = list(itertools.islice(source, kept // 4))
     for number in itertools.count(1):
         yield memory[int(rng.integers(len(memory)))]
@@ -496,9 +496,10 @@ def train_irc_net(
     loss: Loss = deconvolution_loss(config.earlier)
     save: Save = save_irc_net
     if config.replay > 0:
-        loss = started_loss(config.earlier)
         if isinstance(net, IRCNet):
             loss = stage_loss(config.stage, config.together, config.earlier)
+        else:
+            loss = started_loss(config.earlier)
         save = _save_first if isinstance(net, IRCNet) and config.stage == 0 else save_irc_net
 
     def source(apart: int, device: torch.device) -> Iterable[Any]:
