@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -483,3 +484,48 @@ def test_emulated_bfloat16_is_not_trained_in(monkeypatch, fast, expected):
     monkeypatch.setattr(loop, "has_fast_bfloat16", lambda device: fast)
     assert loop.usable_precision("bf16-mixed", torch.device("cpu")) == expected
     assert loop.usable_precision("32-true", torch.device("cpu")) == "32-true"
+
+
+def test_the_weights_that_were_validated_are_saved(tmp_path):
+    """After each validation, not only after the last one: the running average, which is not what is trained on."""
+    loop = pytest.importorskip("ircdeblur.training.loop", reason="the extra train is not installed")
+    net = torch.nn.Linear(1, 1)
+    with torch.no_grad():
+        net.weight.zero_()
+    validated, saved, trained = [], [], []
+
+    class Pictures:
+        def evaluate(self, net, device):
+            validated.append(float(net.weight))
+            return {"weight": float(net.weight)}
+
+    def save(net, path, summary):
+        saved.append((float(net.weight), summary["val_weight"]))
+        path.write_bytes(b"")
+
+    def loss(net, batch):
+        trained.append(float(net.weight.detach()))
+        return -net.weight.sum()
+
+    class Schedule:
+        seed, train_time, learning_rate, weight_decay = 0, "00:01:00", 0.1, 0.0
+        average, precision, validate_every = 0.9, "32-true", 4
+
+    batches = [SimpleNamespace(blurred=torch.zeros(1, 1, 1, 1))] * 12
+    out = loop.run(
+        net,
+        loss,
+        save,
+        Schedule(),
+        lambda apart, device: batches,
+        Pictures(),
+        tmp_path / "w",
+        {},
+        "00:00:02",
+        progress=False,
+    )
+    assert out == tmp_path / "w"
+    assert len(validated) > 3
+    assert [weight for weight, _ in saved] == pytest.approx(validated)
+    assert [figure for _, figure in saved] == pytest.approx(validated, abs=1e-4)
+    assert validated[0] < 0.9 * trained[4]

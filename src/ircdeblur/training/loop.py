@@ -9,6 +9,7 @@ are averaged, and the first one's clock is that of all.
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 import os
@@ -204,10 +205,19 @@ def usable_precision(precision: str, device: torch.device) -> str:
 
 
 class ExportAndLog(Callback):
-    """After each validation: the weights as safetensors, and a line in ``log.csv``."""
+    """After each validation: the weights that were validated as safetensors, and a line in ``log.csv``.
+
+    It must come before the callback that averages the weights: that one puts the others back when it is its turn.
+    """
 
     def __init__(self, weights: Path, save: Save, summary: dict[str, Any]):
         self.weights, self.save, self.summary = weights, save, summary
+        self.validated: nn.Module | None = None
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Keep the weights; their figures are not known yet."""
+        if not trainer.sanity_checking and trainer.is_global_zero and isinstance(module, TrainingModule):
+            self.validated = copy.deepcopy(module.net)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Write both, in the first process."""
@@ -231,7 +241,7 @@ class ExportAndLog(Callback):
             writer.writerow({k: row.get(k, "") for k in writer.fieldnames})
         print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
         temporary = self.weights.with_suffix(".part")
-        self.save(module.net, temporary, {**self.summary, **row})
+        self.save(self.validated, temporary, {**self.summary, **row})
         os.replace(temporary, self.weights)
 
 
@@ -327,8 +337,8 @@ def run(
         enable_model_summary=False,
         enable_progress_bar=progress,
         callbacks=[
-            EMAWeightAveraging(decay=schedule.average),
             ExportAndLog(weights, save, summary),
+            EMAWeightAveraging(decay=schedule.average),
             ModelCheckpoint(
                 out,
                 save_last=True,
