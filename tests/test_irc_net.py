@@ -31,6 +31,7 @@ from ircdeblur.nets.irc_net import (
     ShrinkageConfig,
     ShrinkageIRCNet,
     XLayer,
+    crop_rim,
     extent_of_kernel,
     orient,
     piecewise_linear,
@@ -513,6 +514,9 @@ def test_end_to_end_training(tmp_path):
         ("irc_net", "taught: 0.5", "replay of at least 1"),
         ("irc_net", "replay: 2\ntogether: true\nprior: shrinkage", "prior: cnn"),
         ("irc_net", "replay: 2\ntaught: 1.5", "taught must be in"),
+        ("irc_net", "view: 64", "replay of at least 1"),
+        ("irc_net", "replay: 2\nview: 129", "at most the crop of 128 px"),
+        ("irc_net", "loss: cubic", "absolute, rms"),
         ("irc_net", "train_time: '5'", "HH:MM:SS"),
         ("end_to_end", "dataset_share: 0.2", "needs datasets"),
         ("end_to_end", "speed: 3", "unknown setting speed"),
@@ -708,6 +712,59 @@ def test_replayed_batches():
     trained = trained_by(net, stage_loss(1)(net, batches[0]))
     assert trained
     assert all(name.startswith("priors.1.") for name in trained)
+
+
+def test_views_of_replayed_batches():
+    """Each is a square of its crop: of everything the same one, for each crop another, with the rim around it."""
+    pytest.importorskip("lightning")
+    from ircdeblur.training.irc_net import Replay, stage_loss
+
+    torch.manual_seed(0)
+    net = IRCNet(SMALL)
+    pairs = KnownBlurPairs(OnePhoto(), KnownBlurSettings(crop=48, batch=3, max_length=9.0), 0)
+    whole = Replay(net, 1, pairs, times=1, seed=0).prepared(next(iter(pairs)))
+    # Row and column in place of the pixels, so that the place of a square can be read off.
+    height, width = whole.blurred.shape[-2:]
+    rims = [(a - b) // 2 for a, b in zip((height, width), whole.target.shape[-2:], strict=True)]
+    rows, columns = torch.meshgrid(torch.arange(height) - rims[0], torch.arange(width) - rims[1], indexing="ij")
+    place = torch.stack((rows, columns)).float().expand(3, -1, -1, -1)
+    marked = whole._replace(
+        blurred=place,
+        target=crop_rim(place, *rims),
+        seen=tuple(seen.mapped(lambda t: place.repeat(1, 3, 1, 1)[:, : t.shape[1]]) for seen in whole.seen),
+    )
+    corners = set()
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        view = marked.cut(20, rng)
+        assert view.target.shape == (3, 2, 20, 20)
+        for i in range(3):
+            top, left = (int(v) for v in view.target[i, :, 0, 0])
+            corners.add((top, left))
+            assert 0 <= min(top, left) <= max(top, left) <= 28
+            inner = crop_rim(view.blurred, *rims)[i]
+            torch.testing.assert_close(inner, view.target[i], rtol=0, atol=0)
+            expected = place[i, :, top : top + 20 + 2 * rims[0], left : left + 20 + 2 * rims[1]]
+            for t in (view.blurred, *(t[:, :2] for seen in view.seen for t in (seen.x, seen.maps, *seen.residuals))):
+                torch.testing.assert_close(t[i], expected, rtol=0, atol=0)
+    assert len(corners) > 80
+    view = next(iter(Replay(net, 1, pairs, times=1, seed=0, view=20)))
+    assert view.target.shape[-2:] == (20, 20)
+    assert trained_by(net, stage_loss(1)(net, view))
+
+
+def test_losses():
+    pytest.importorskip("lightning")
+    from ircdeblur.training.irc_net import distance
+
+    x, sharp = (rand(2, 3, 8, 8, seed=seed) for seed in range(2))
+    off = (x - sharp).numpy()
+    # Rounding off at 0.001 changes differences of this size by some 1e-5 of theirs.
+    assert float(distance([x], sharp, 0.1)) == pytest.approx(100 * np.abs(off).mean(), rel=1e-3)
+    rms = 100 * np.sqrt((off**2).mean((1, 2, 3))).mean()
+    assert float(distance([x], sharp, 0.1, "rms")) == pytest.approx(rms, rel=1e-3)
+    assert float(distance([sharp, x], sharp, 0.1, "rms")) == pytest.approx(rms + 0.1 * 0.1, rel=1e-3)
+    assert float(distance([x, sharp], sharp, 0.5, "rms")) == pytest.approx(0.1 + rms / 2, rel=1e-3)
 
 
 def test_priors_trained_together():

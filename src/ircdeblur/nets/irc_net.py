@@ -26,7 +26,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -762,13 +762,16 @@ class Seen(NamedTuple):
 
     def cropped(self, rows: int, columns: int) -> Seen:
         """Return it without so many rows above and below, and columns to the left and right."""
-        x, along, maps = (crop_rim(t, rows, columns) for t in (self.x, torch.stack(self.residuals), self.maps))
-        return Seen(x, (along[0], along[1], along[2]), maps, self.unit)
+        return self.mapped(lambda t: crop_rim(t, rows, columns))
 
     def copied(self) -> Seen:
         """Return a copy in memory of its own."""
-        data, rows, columns = (t.clone() for t in self.residuals)
-        return Seen(self.x.clone(), (data, rows, columns), self.maps.clone(), self.unit)
+        return self.mapped(torch.clone)
+
+    def mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Seen:
+        """Return it with all images changed in the same way."""
+        data, rows, columns = (change(t) for t in self.residuals)
+        return Seen(change(self.x), (data, rows, columns), change(self.maps), self.unit)
 
     def oriented(self, transpose: bool, upside_down: bool, mirror: bool) -> Seen:
         """Return what the prior would be shown of the picture transposed, then turned upside down, then mirrored."""

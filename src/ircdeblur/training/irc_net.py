@@ -69,12 +69,17 @@ class IRCTrainingConfig:
         0 makes every batch anew. With a larger number batches are prepared once and seen so many times, on average; of
         the convolutional network the prior of one stage is then trained alone, unless `together`.
     stage : int
-        That stage, from 0 on. From the first one's weights all others start.
+        That stage, from 0 on. From the first one's weights all others start, unless the run starts from a file.
     together : bool
         Whether the priors of the stages before that one are trained with it: their estimates count as `earlier` says,
         and the gradient reaches them through their features. What the x-updates make of them stays as it was prepared.
     taught : float
         Share of the `Teacher`'s estimate in what replayed batches are compared with; the rest is the truth.
+    view : int
+        Side in pixels of the squares that are cut at random places from a replayed batch, anew each time it is seen; 0
+        for the whole crops. Large crops take less time to prepare, for their size, and have less of borders.
+    loss : {"absolute", "rms"}
+        See `distance`.
     pairs : KnownBlurSettings
         The pairs.
     cnn : IRCNetConfig
@@ -98,6 +103,8 @@ class IRCTrainingConfig:
     stage: int = 0
     together: bool = False
     taught: float = 0.0
+    view: int = 0
+    loss: str = "absolute"
     pairs: KnownBlurSettings = field(default_factory=KnownBlurSettings)
     cnn: IRCNetConfig = field(default_factory=IRCNetConfig)
     shrinkage: ShrinkageConfig = field(default_factory=ShrinkageConfig)
@@ -118,18 +125,35 @@ def load_config(path: str | Path) -> IRCTrainingConfig:
     parse_time(config.train_time)
     if config.prior not in NETWORKS:
         raise ValueError(f"{path}: prior must be one of {', '.join(NETWORKS)}, got {config.prior!r}")
-    if (config.together or config.taught) and (config.prior != "cnn" or config.replay < 1):
-        raise ValueError(f"{path}: together and taught need prior: cnn and a replay of at least 1")
+    if (config.together or config.taught or config.view) and (config.prior != "cnn" or config.replay < 1):
+        raise ValueError(f"{path}: together, taught and view need prior: cnn and a replay of at least 1")
+    if not 0 <= config.view <= config.pairs.crop:
+        raise ValueError(f"{path}: view must be at most the crop of {config.pairs.crop} px, got {config.view}")
+    if config.loss not in LOSSES:
+        raise ValueError(f"{path}: loss must be one of {', '.join(LOSSES)}, got {config.loss!r}")
     if not 0 <= config.taught <= 1:
         raise ValueError(f"{path}: taught must be in [0, 1], got {config.taught}")
     return config
 
 
-def distance(frames: list[torch.Tensor], sharp: torch.Tensor, earlier: float) -> torch.Tensor:
-    """Return the mean absolute difference, rounded off at zero, of each stage's estimate from the truth, in percent.
+def _absolute(x: torch.Tensor, sharp: torch.Tensor) -> torch.Tensor:
+    return ((x - sharp) ** 2 + ROUNDED**2).sqrt().mean()
 
-    The mean logarithm of the squared error, which is what a mean PSNR asks for, was tried: it learned far more slowly,
-    as crops without detail weigh most in it.
+
+def _rms(x: torch.Tensor, sharp: torch.Tensor) -> torch.Tensor:
+    return (((x - sharp) ** 2).flatten(1).mean(1) + ROUNDED**2).sqrt().mean()
+
+
+LOSSES = {"absolute": _absolute, "rms": _rms}
+"""Differences of images by their names; see `distance`."""
+
+
+def distance(frames: list[torch.Tensor], sharp: torch.Tensor, earlier: float, loss: str = "absolute") -> torch.Tensor:
+    """Return the difference of each stage's estimate from the truth, in percent.
+
+    Either the mean absolute difference, rounded off at zero, or the root of the mean squared difference of each crop,
+    averaged over the crops. The mean logarithm of the squared error, which is what a mean PSNR asks for, was tried: it
+    learned far more slowly, as crops without detail weigh most in it.
 
     Parameters
     ----------
@@ -139,8 +163,10 @@ def distance(frames: list[torch.Tensor], sharp: torch.Tensor, earlier: float) ->
         The truth.
     earlier : float
         Weight of each estimate but the last.
+    loss : {"absolute", "rms"}
+        Which difference.
     """
-    errors = [100 * ((x - sharp) ** 2 + ROUNDED**2).sqrt().mean() for x in frames]
+    errors = [100 * LOSSES[loss](x, sharp) for x in frames]
     return errors[-1] + earlier * sum(errors[:-1], errors[-1].new_zeros(()))
 
 
@@ -168,6 +194,23 @@ class Prepared(NamedTuple):
         turn = transpose, upside_down, mirror
         return Prepared(
             orient(self.blurred, *turn), orient(self.target, *turn), tuple(seen.oriented(*turn) for seen in self.seen)
+        )
+
+    def cut(self, size: int, rng: np.random.Generator) -> Prepared:
+        """Return a square of that many pixels of each crop, at a random place, with the same rim."""
+        height, width = self.target.shape[-2:]
+        rim = (self.blurred.shape[-2] - height, self.blurred.shape[-1] - width)
+        places = [(int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))) for _ in self.target]
+
+        def taken(t: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+            crops = zip(t.expand(len(places), -1, -1, -1), places, strict=True)
+            return torch.stack([crop[:, top : top + rows, left : left + columns] for crop, (top, left) in crops])
+
+        def around(t: torch.Tensor) -> torch.Tensor:
+            return taken(t, size + rim[0], size + rim[1])
+
+        return Prepared(
+            around(self.blurred), taken(self.target, size, size), tuple(seen.mapped(around) for seen in self.seen)
         )
 
 
@@ -311,19 +354,31 @@ class Replay:
         Of order and orientation.
     taught : float
         Share of the estimate of a `Teacher`, made of the network as it is now, in what the proposals are compared with.
+    view : int
+        Side in pixels of the squares that are cut from the crops; 0 for the whole crops.
     """
 
     RIM = 4
     """Pixels that are kept around a crop, as far as the estimate reaches there: its frame is what counts."""
 
-    def __init__(self, net: IRCNet, stage: int, pairs: Iterable[KnownBlur], times: int, seed: int, taught: float = 0.0):
+    def __init__(
+        self,
+        net: IRCNet,
+        stage: int,
+        pairs: Iterable[KnownBlur],
+        times: int,
+        seed: int,
+        taught: float = 0.0,
+        view: int = 0,
+    ):
         self.net, self.stage, self.pairs, self.times, self.seed = net, stage, pairs, times, seed
-        self.taught = taught
+        self.taught, self.view = taught, view
         self.teacher = Teacher(net) if taught > 0 else None
 
     def __iter__(self) -> Iterator[Prepared]:
         rng = np.random.default_rng(self.seed)
         for batch in replayed(map(self.prepared, self.pairs), self.times, rng):
+            batch = batch.cut(self.view, rng) if self.view else batch
             yield batch.oriented(*(bool(turned) for turned in rng.integers(2, size=3)))
 
     @torch.no_grad()
@@ -343,7 +398,9 @@ class Replay:
         return Prepared(blurred.clone(), target, tuple(s.cropped(*rim).copied() for s in seen))
 
 
-def stage_loss(stage: int, together: bool = False, earlier: float = 0.0) -> Callable[[IRCNet, Prepared], torch.Tensor]:
+def stage_loss(
+    stage: int, together: bool = False, earlier: float = 0.0, kind: str = "absolute"
+) -> Callable[[IRCNet, Prepared], torch.Tensor]:
     """Return the loss of the proposal of one stage's prior, or of those up to it together."""
 
     def loss(net: IRCNet, batch: Prepared) -> torch.Tensor:
@@ -355,28 +412,28 @@ def stage_loss(stage: int, together: bool = False, earlier: float = 0.0) -> Call
                 v, features = net.proposal(seen, features, j)
             rim = [(a - b) // 2 for a, b in zip(v.shape[-2:], batch.target.shape[-2:], strict=True)]
             frames.append(crop_rim(v, *rim))
-        return distance(frames if together else frames[-1:], batch.target, earlier)
+        return distance(frames if together else frames[-1:], batch.target, earlier, kind)
 
     return loss
 
 
-def deconvolution_loss(earlier: float) -> Callable[[UnrolledNet, KnownBlur], torch.Tensor]:
+def deconvolution_loss(earlier: float, kind: str = "absolute") -> Callable[[UnrolledNet, KnownBlur], torch.Tensor]:
     """Return the loss of a network on a batch."""
 
     def loss(net: UnrolledNet, batch: KnownBlur) -> torch.Tensor:
         frames = net.estimates(batch.blurred, batch.blur(), batch.noise, batch.error, batch.mask)
-        return distance(frames, batch.sharp, earlier)
+        return distance(frames, batch.sharp, earlier, kind)
 
     return loss
 
 
-def started_loss(earlier: float) -> Callable[[ShrinkageIRCNet, Started], torch.Tensor]:
+def started_loss(earlier: float, kind: str = "absolute") -> Callable[[ShrinkageIRCNet, Started], torch.Tensor]:
     """Return the loss of the paper's network on a batch with a start."""
 
     def loss(net: ShrinkageIRCNet, batch: Started) -> torch.Tensor:
         pair = batch.pair
         frames = list(net.stages(pair.blurred, batch.blur, pair.noise, pair.error, pair.mask, batch.initial))
-        return distance(frames, pair.sharp, earlier)
+        return distance(frames, pair.sharp, earlier, kind)
 
     return loss
 
@@ -493,19 +550,20 @@ def train_irc_net(
     photos = PhotosInMemory(list_photos([data / folder for folder in config.folders]), scales=(1.0, 0.7))
     seed = config.seed + steps_of(resume)
     alone = config.replay > 0 and isinstance(net, IRCNet)
-    loss: Loss = deconvolution_loss(config.earlier)
+    loss: Loss = deconvolution_loss(config.earlier, config.loss)
     save: Save = save_irc_net
     if config.replay > 0:
         if isinstance(net, IRCNet):
-            loss = stage_loss(config.stage, config.together, config.earlier)
+            loss = stage_loss(config.stage, config.together, config.earlier, config.loss)
         else:
-            loss = started_loss(config.earlier)
-        save = _save_first if isinstance(net, IRCNet) and config.stage == 0 else save_irc_net
+            loss = started_loss(config.earlier, config.loss)
+        if isinstance(net, IRCNet) and config.stage == 0 and weights is None:
+            save = _save_first
 
     def source(apart: int, device: torch.device) -> Iterable[Any]:
         pairs = KnownBlurPairs(photos, config.pairs, seed + apart, device)
         if config.replay > 0 and isinstance(net, IRCNet):
-            return Replay(net, config.stage, pairs, config.replay, seed + apart, config.taught)
+            return Replay(net, config.stage, pairs, config.replay, seed + apart, config.taught, config.view)
         if config.replay > 0 and isinstance(net, ShrinkageIRCNet):
             return StartedReplay(net, pairs, config.replay, seed + apart)
         return pairs
