@@ -591,8 +591,8 @@ def test_an_ensemble_turns_with_the_picture(turn):
         )
         blurred = blurred[cut]
 
-        def proposed(seen, blurred, ensemble):
-            net.ensemble = ensemble
+        def proposed(seen, blurred, all_of_them):
+            net.orientations = irc_net.ORIENTATIONS if all_of_them else irc_net.ORIENTATIONS[:1]
             layer = SimpleNamespace(extend=lambda y: y, observed=SimpleNamespace(y=blurred))
             now = irc_net.State(layer, state.sigma, None, seen, state.data, seen.x)
             net.propose(now, 0)
@@ -811,9 +811,9 @@ def test_the_teacher_is_nearer_to_the_truth_than_the_network():
         taught = teacher(state, pair)
         with torch.no_grad():
             own = net(pair.blurred, pair.blur(), pair.noise)
-            net.ensemble = True
+            net.orientations = irc_net.ORIENTATIONS
             oriented = net(pair.blurred, pair.blur(), pair.noise)
-            net.ensemble = False
+            net.orientations = irc_net.ORIENTATIONS[:1]
         assert not state.features
         assert ((taught - pair.sharp).square().mean((1, 2, 3)) < (own - pair.sharp).square().mean((1, 2, 3))).all()
         for i, noise in enumerate(pair.noise.tolist()):

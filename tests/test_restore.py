@@ -13,7 +13,7 @@ from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.metrics import motion_mse, psnr
 from ircdeblur.motion import from_double_angle
 from ircdeblur.nets import methods
-from ircdeblur.nets.belief import DOUBT, EXACT, MISFIT
+from ircdeblur.nets.belief import DOUBT, EXACT, LEAST_MISFIT, MISFIT
 from ircdeblur.nets.checkpoints import save_irc_net, save_motion_net
 from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, ShrinkageIRCNet
 from ircdeblur.nets.methods import METHODS
@@ -371,4 +371,7 @@ def test_belief_in_a_motion():
     field = restore.MotionEstimate(motion, torch.full((130, 40), EXACT + 2), 1.0)
     belief = restore.belief_in(field, (130, 40))
     assert belief.share == pytest.approx(0.5)
-    assert belief.noise == pytest.approx(2 * MISFIT)
+    assert belief.noise == pytest.approx(np.hypot(2 * MISFIT, LEAST_MISFIT))
+    # Exact as a motion may look, it does not explain all.
+    sure = restore.MotionEstimate(motion, torch.full((130, 40), 0.1), 1.0)
+    assert restore.belief_in(sure, (130, 40)).noise == pytest.approx(LEAST_MISFIT)

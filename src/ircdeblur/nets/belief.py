@@ -27,6 +27,10 @@ with it; shaken validation photographs changed by less than 0.05 dB."""
 MAX_MISFIT = 0.05
 """Largest of such noise."""
 
+LEAST_MISFIT = 0.005
+"""Noise that stands for what an exact motion does not explain either: pixel values that are no light, speeds that are
+not even. Photographs with little noise are restored with ripples without it."""
+
 
 def restoration_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
     """Return how much of a blind restoration to believe, in [0, 1].
@@ -70,6 +74,7 @@ def misfit_noise(total: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     noise : (...) tensor
-        At most `MAX_MISFIT`; 0 where nothing is believed.
+        From `LEAST_MISFIT`, where the motion is right, to a little more than `MAX_MISFIT`.
     """
-    return (MISFIT * total / weights.clamp(min=1e-9)).clamp(max=MAX_MISFIT)
+    wrong = (MISFIT * total / weights.clamp(min=1e-9)).clamp(max=MAX_MISFIT)
+    return (wrong**2 + LEAST_MISFIT**2).sqrt()

@@ -857,9 +857,9 @@ class IRCNet(UnrolledNet, HubMixin):
     ----------
     fast : bool
         Convolve in bfloat16 where the device is made for it (see `has_fast_bfloat16`).
-    ensemble : bool
-        Let the priors see the picture in all eight orientations, and average what they propose: better, and their part
-        of the work eight times as long.
+    orientations : tuple of arguments of `orient`
+        How the priors see the picture; what they propose is averaged. With all eight `ORIENTATIONS` it is better than
+        with the picture as it is, and their part of the work eight times as long.
 
     References
     ----------
@@ -877,7 +877,7 @@ class IRCNet(UnrolledNet, HubMixin):
     def __init__(self, config: IRCNetConfig | None = None):
         super().__init__()
         self.config = c = config or IRCNetConfig()
-        self.fast, self.ensemble = True, False
+        self.fast, self.orientations = True, ORIENTATIONS[:1]
         self.log_rho = nn.Parameter(torch.full((c.stages, 2), c.rho_later).log())
         with torch.no_grad():
             self.log_rho[0] = math.log(c.rho)
@@ -941,15 +941,14 @@ class IRCNet(UnrolledNet, HubMixin):
 
     def propose(self, state: State, j: int) -> torch.Tensor:
         """Return the image (B, C, H', W') that the prior of a stage proposes."""
-        orientations = ORIENTATIONS if self.ensemble else ORIENTATIONS[:1]
         if not state.features:
             blurred = state.layer.extend(state.layer.observed.y)
-            state.features = [self.observed(orient(blurred, *o), state.seen.oriented(*o)) for o in orientations]
+            state.features = [self.observed(orient(blurred, *o), state.seen.oriented(*o)) for o in self.orientations]
         total = torch.zeros(())
-        for i, o in enumerate(orientations):
+        for i, o in enumerate(self.orientations):
             proposal, state.features[i] = self.proposal(state.seen.oriented(*o), state.features[i], j)
             total = total.to(proposal) + orient_back(proposal, *o)
-        state.v = total / len(orientations)
+        state.v = total / len(self.orientations)
         return state.v
 
     def observed(self, blurred: torch.Tensor, seen: Seen) -> torch.Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ircdeblur.nets.checkpoints import IRC_NETS, load_irc_net
-from ircdeblur.nets.irc_net import IRCNet, UnrolledNet
+from ircdeblur.nets.irc_net import ORIENTATIONS, IRCNet, UnrolledNet
 from ircdeblur.nets.onnx import Runtime, irc_net_of
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers import settings as solvers
@@ -22,7 +22,7 @@ DEFAULT_METHOD = METHODS[0]
 
 
 ENSEMBLE = "irc-net-plus"
-"""The method that is irc-net with `ircdeblur.nets.irc_net.IRCNet.ensemble`."""
+"""The method that is irc-net with all of `ircdeblur.nets.irc_net.ORIENTATIONS`."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -52,7 +52,7 @@ def irc_net(
     if method == ENSEMBLE:
         if not isinstance(net, IRCNet):
             raise ValueError(f"{method} takes the weights of an irc-net, those are of the paper's network: {weights}")
-        net.ensemble = True
+        net.orientations = ORIENTATIONS
     return net.to(device)
 
 

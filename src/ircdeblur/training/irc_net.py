@@ -19,6 +19,7 @@ from ircdeblur.data.photos import PhotosInMemory, list_photos, load_photo
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.nets.checkpoints import load_irc_net, save_irc_net
 from ircdeblur.nets.irc_net import (
+    ORIENTATIONS,
     IRCNet,
     IRCNetConfig,
     Seen,
@@ -318,7 +319,7 @@ class Teacher:
 
     def __init__(self, net: IRCNet):
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
-        self.net.ensemble = True
+        self.net.orientations = ORIENTATIONS
 
     @torch.no_grad()
     def __call__(self, state: State, pair: KnownBlur) -> torch.Tensor:
