@@ -194,8 +194,9 @@ def test_blind_leaves_still_and_doubtful_pictures_alone(photo, monkeypatch):
             # Where the full restoration was not clipped, half of it is the mean; float32 rounding.
             np.testing.assert_allclose(half[inside], ((blurred + sharp) / 2)[inside], atol=1e-5)
         else:
-            # What is between still and moved is undone in part: where more than 2 px are found for the one there is.
-            assert psnr(sharp, blurred) > 42
+            # What is between still and moved is undone in part, where more than 2 px are found for the one there is:
+            # a difference of 1 %.
+            assert psnr(sharp, blurred) > 40
 
 
 def test_the_expected_error_of_the_motion_comes_with_the_result(photo):
@@ -344,7 +345,8 @@ def test_networks_are_told_how_uncertain_the_motion_is(photo, monkeypatch):
         ircdeblur.deblur(photo[:60, :64], noise=0.01)
     large = 2.0 - EXACT
     assert [float(error.mean()) for _, _, error, _ in seen] == pytest.approx([0.0, DOUBT * large])
-    assert [noise for *_, noise in seen] == pytest.approx([0.01, np.hypot(0.01, MISFIT * large)])
+    told = [np.hypot(0.01, LEAST_MISFIT), np.sqrt(0.01**2 + LEAST_MISFIT**2 + (MISFIT * large) ** 2)]
+    assert [noise for *_, noise in seen] == pytest.approx(told)
     assert all(
         method == "irc-net" and settings is None and error.shape == (1, 60, 64) for method, settings, error, _ in seen
     )
