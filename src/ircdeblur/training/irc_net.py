@@ -402,7 +402,7 @@ class Replay:
 def stage_loss(
     stage: int, together: bool = False, earlier: float = 0.0, kind: str = "absolute"
 ) -> Callable[[IRCNet, Prepared], torch.Tensor]:
-    """Return the loss of the proposal of one stage's prior, or of those up to it together."""
+    """Return the loss of the proposal of one stage's prior, or of those up to it together; see `distance` for its kind."""
 
     def loss(net: IRCNet, batch: Prepared) -> torch.Tensor:
         frames = []
@@ -419,7 +419,7 @@ def stage_loss(
 
 
 def deconvolution_loss(earlier: float, kind: str = "absolute") -> Callable[[UnrolledNet, KnownBlur], torch.Tensor]:
-    """Return the loss of a network on a batch."""
+    """Return the loss of a network on a batch; see `distance`."""
 
     def loss(net: UnrolledNet, batch: KnownBlur) -> torch.Tensor:
         frames = net.estimates(batch.blurred, batch.blur(), batch.noise, batch.error, batch.mask)
@@ -429,7 +429,7 @@ def deconvolution_loss(earlier: float, kind: str = "absolute") -> Callable[[Unro
 
 
 def started_loss(earlier: float, kind: str = "absolute") -> Callable[[ShrinkageIRCNet, Started], torch.Tensor]:
-    """Return the loss of the paper's network on a batch with a start."""
+    """Return the loss of the paper's network on a batch with a start; see `distance`."""
 
     def loss(net: ShrinkageIRCNet, batch: Started) -> torch.Tensor:
         pair = batch.pair
