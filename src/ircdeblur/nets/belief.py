@@ -29,9 +29,9 @@ MAX_MISFIT = 0.05
 
 LEAST_MISFIT = 0.005
 """Noise that stands for what an exact motion does not explain either: pixel values that are no light, speeds that are
-not even. Photographs with little noise are restored with ripples without it. Two validation photographs blurred in linear
-light, with noise of 0.1 %, gained 0.4 dB by it; one blurred in pixel values lost 0.12, 0.09 and 0.03 dB at 0.2, 0.4 and
-1 %. With 0.003 both were about half as much, with 0.008 one of the two gained less and the losses were twice as large."""
+not even. Photographs with little noise are restored with ripples without it. Two validation photographs blurred in
+linear light, with noise of 0.1 %, gained 0.4 dB by it; one blurred in pixel values lost 0.12, 0.09 and 0.03 dB at 0.2,
+0.4 and 1 %."""
 
 
 def restoration_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tensor:

@@ -402,7 +402,7 @@ class Replay:
 def stage_loss(
     stage: int, together: bool = False, earlier: float = 0.0, kind: str = "absolute"
 ) -> Callable[[IRCNet, Prepared], torch.Tensor]:
-    """Return the loss of the proposal of one stage's prior, or of those up to it together; see `distance` for its kind."""
+    """Return the loss of the proposal of one stage's prior, or of those up to it together; see `distance`."""
 
     def loss(net: IRCNet, batch: Prepared) -> torch.Tensor:
         frames = []
