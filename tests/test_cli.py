@@ -27,9 +27,10 @@ from ircdeblur.experiments.synthetic import SEVERITIES
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.motion import describe, from_polar, read_motion, to_polar, write_motion
 from ircdeblur.nets import blind, checkpoints, methods
-from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, ShrinkageConfig, ShrinkageIRCNet
+from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig
 from ircdeblur.nets.methods import METHODS
 from ircdeblur.nets.motion_net import LENGTH_UNIT, MotionNet, MotionNetConfig
+from ircdeblur.nets.shrinkage_net import ShrinkageConfig, ShrinkageIRCNet
 from ircdeblur.psf import read_psf
 
 HEIGHT, WIDTH = 80, 96

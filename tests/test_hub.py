@@ -10,8 +10,9 @@ import torch
 
 from ircdeblur.app import cli
 from ircdeblur.nets.checkpoints import load_irc_net, load_motion_net, save_irc_net, save_motion_net
-from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, ShrinkageConfig, ShrinkageIRCNet
+from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
+from ircdeblur.nets.shrinkage_net import ShrinkageConfig, ShrinkageIRCNet
 
 SMALL = MotionNetConfig(stem=2, widths=(4, 4, 4), blocks=(1, 1, 1), pyramid=4, rates=(1,))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,26 +19,14 @@ from ircdeblur.data.photos import PhotosInMemory
 from ircdeblur.experiments.blind import Found, undo
 from ircdeblur.kernels import MotionBank, linear_motion_kernel
 from ircdeblur.motion import from_polar, to_polar
-from ircdeblur.nets import irc_net, methods
+from ircdeblur.nets import methods
 from ircdeblur.nets.checkpoints import load_irc_net, save_irc_net
-from ircdeblur.nets.irc_net import (
-    Differences,
-    Filters,
-    InverseGain,
-    IRCNet,
-    IRCNetConfig,
-    Seen,
-    Shrinkage,
-    ShrinkageConfig,
-    ShrinkageIRCNet,
-    XLayer,
-    crop_rim,
-    extent_of_kernel,
-    orient,
-    piecewise_linear,
-)
+from ircdeblur.nets.irc_net import ORIENTATIONS, IRCNet, IRCNetConfig, Seen, State, crop_rim, extent_of_kernel, orient
 from ircdeblur.nets.joint import JointNet
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
+from ircdeblur.nets.shrinkage_net import Filters, Shrinkage, ShrinkageConfig, ShrinkageIRCNet, piecewise_linear
+from ircdeblur.nets.unrolled import first_estimate
+from ircdeblur.nets.x_layer import Differences, InverseGain, XLayer
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.compensation import WINDOW, local_inverse
 from ircdeblur.solvers.domain import Observation
@@ -276,11 +265,11 @@ def test_gradients_are_finite_differences(name):
     def moved(self, a, z, data, pull):
         return a, data - a * self.observed.masked(self.blur.A(z)), pull - a * self.pull(self.prior(z))
 
-    first = irc_net.first_estimate
+    first = first_estimate
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         # The first estimate is a constant too.
         start = first(Observation(y), MotionBlur(motion), y.new_full((1, 1, 1, 1), 0.01), error, net.config.start)
-        patch.setattr(irc_net, "first_estimate", lambda *_: start)
+        patch.setattr(sys.modules[type(net).__module__], "first_estimate", lambda *_: start)
         patch.setattr(XLayer, "step", recorded)
         loss(motion)
         patch.setattr(XLayer, "step", replayed)
@@ -571,7 +560,7 @@ def test_what_a_prior_is_shown_turns_with_the_picture(transpose, upside_down, mi
         assert float((mine - other).abs().mean()) < (3e-3 if upside_down or mirror else 1e-6)
 
 
-@pytest.mark.parametrize("turn", irc_net.ORIENTATIONS)
+@pytest.mark.parametrize("turn", ORIENTATIONS)
 def test_an_ensemble_turns_with_the_picture(turn):
     """Whatever the weights: what all orientations propose on average is the same for a picture and for it turned."""
     torch.manual_seed(3)
@@ -592,9 +581,9 @@ def test_an_ensemble_turns_with_the_picture(turn):
         blurred = blurred[cut]
 
         def proposed(seen, blurred, all_of_them):
-            net.orientations = irc_net.ORIENTATIONS if all_of_them else irc_net.ORIENTATIONS[:1]
+            net.orientations = ORIENTATIONS if all_of_them else ORIENTATIONS[:1]
             layer = SimpleNamespace(extend=lambda y: y, observed=SimpleNamespace(y=blurred))
-            now = irc_net.State(layer, state.sigma, None, seen, state.data, seen.x)
+            now = State(layer, state.sigma, None, seen, state.data, seen.x)
             net.propose(now, 0)
             return net.propose(now, 1)
 
@@ -641,7 +630,8 @@ def test_penalties_and_scales_learn_faster():
 
 def test_a_batch_with_its_start_is_the_batch():
     pytest.importorskip("lightning")
-    from ircdeblur.training.irc_net import StartedReplay, deconvolution_loss, started_loss
+    from ircdeblur.training.irc_net import deconvolution_loss, started_loss
+    from ircdeblur.training.replay import StartedReplay
 
     net = ShrinkageIRCNet(ShrinkageConfig(stages=2, filters=2, size=3, start=4))
     photos = [torch.randint(0, 256, (3, 90, 90), generator=torch.Generator().manual_seed(i)) for i in range(2)]
@@ -675,7 +665,7 @@ def trained_by(net, loss):
 
 def test_batches_are_replayed_as_often_as_asked_for():
     pytest.importorskip("lightning")
-    from ircdeblur.training.irc_net import replayed
+    from ircdeblur.training.replay import replayed
 
     made = []
     source = (made.append(i) or i for i in itertools.count())
@@ -694,7 +684,8 @@ def test_batches_are_replayed_as_often_as_asked_for():
 def test_replayed_batches():
     """Each is one of the prepared ones, turned; the loss of the second prior sees the first one's features."""
     pytest.importorskip("lightning")
-    from ircdeblur.training.irc_net import Replay, stage_loss
+    from ircdeblur.training.irc_net import stage_loss
+    from ircdeblur.training.replay import Replay
 
     torch.manual_seed(0)
     net = IRCNet(SMALL)
@@ -717,7 +708,8 @@ def test_replayed_batches():
 def test_views_of_replayed_batches():
     """Each is a square of its crop: of everything the same one, for each crop another, with the rim around it."""
     pytest.importorskip("lightning")
-    from ircdeblur.training.irc_net import Replay, stage_loss
+    from ircdeblur.training.irc_net import stage_loss
+    from ircdeblur.training.replay import Replay
 
     torch.manual_seed(0)
     net = IRCNet(SMALL)
@@ -770,7 +762,8 @@ def test_losses():
 def test_priors_trained_together():
     """The loss is that of the whole network, but for the x-update, which is as it was prepared."""
     pytest.importorskip("lightning")
-    from ircdeblur.training.irc_net import Replay, distance, stage_loss
+    from ircdeblur.training.irc_net import distance, stage_loss
+    from ircdeblur.training.replay import Replay
 
     torch.manual_seed(0)
     net = IRCNet(SMALL)
@@ -797,7 +790,7 @@ def test_priors_trained_together():
 
 def test_the_teacher_is_nearer_to_the_truth_than_the_network():
     pytest.importorskip("lightning")
-    from ircdeblur.training.irc_net import Replay, Teacher
+    from ircdeblur.training.replay import Replay, Teacher
 
     photo = torch.from_numpy(skimage.data.astronaut()[60:200, 130:270]).permute(2, 0, 1)
     settings = KnownBlurSettings(crop=64, batch=2, max_length=12.0, camera=1, turning=0, line=0, shake=0, round=0)
@@ -811,9 +804,9 @@ def test_the_teacher_is_nearer_to_the_truth_than_the_network():
         taught = teacher(state, pair)
         with torch.no_grad():
             own = net(pair.blurred, pair.blur(), pair.noise)
-            net.orientations = irc_net.ORIENTATIONS
+            net.orientations = ORIENTATIONS
             oriented = net(pair.blurred, pair.blur(), pair.noise)
-            net.orientations = irc_net.ORIENTATIONS[:1]
+            net.orientations = ORIENTATIONS[:1]
         assert not state.features
         assert ((taught - pair.sharp).square().mean((1, 2, 3)) < (own - pair.sharp).square().mean((1, 2, 3))).all()
         for i, noise in enumerate(pair.noise.tolist()):

@@ -16,8 +16,9 @@ from ircdeblur.app import cli
 from ircdeblur.nets import checkpoints, methods, motion_net
 from ircdeblur.nets import onnx as graphs
 from ircdeblur.nets.checkpoints import save_irc_net, save_motion_net
-from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, Seen, ShrinkageConfig, ShrinkageIRCNet
+from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, Seen
 from ircdeblur.nets.motion_net import LENGTH_UNIT, MotionNet, MotionNetConfig
+from ircdeblur.nets.shrinkage_net import ShrinkageConfig, ShrinkageIRCNet
 from ircdeblur.operators import MotionBlur, UniformBlur
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")

@@ -15,9 +15,10 @@ from ircdeblur.motion import from_double_angle
 from ircdeblur.nets import methods
 from ircdeblur.nets.belief import DOUBT, EXACT, LEAST_MISFIT, MISFIT
 from ircdeblur.nets.checkpoints import save_irc_net, save_motion_net
-from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, ShrinkageIRCNet
+from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig
 from ircdeblur.nets.methods import METHODS
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
+from ircdeblur.nets.shrinkage_net import ShrinkageIRCNet
 from ircdeblur.operators import UniformBlur
 from ircdeblur.solvers.settings import Settings, unsaturated
 

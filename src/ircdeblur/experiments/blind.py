@@ -26,9 +26,9 @@ from ircdeblur.nets.checkpoints import (
     parameter_count,
     weights_folder,
 )
-from ircdeblur.nets.irc_net import UnrolledNet
 from ircdeblur.nets.methods import irc_net
 from ircdeblur.nets.noise import noise_of
+from ircdeblur.nets.unrolled import UnrolledNet
 from ircdeblur.operators import MotionBlur
 from ircdeblur.plots import captioned, motion_colors
 from ircdeblur.restore import (

@@ -15,8 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ircdeblur.nets.hub import HubMixin
-from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, ShrinkageConfig, ShrinkageIRCNet, UnrolledNet
+from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
+from ircdeblur.nets.shrinkage_net import ShrinkageConfig, ShrinkageIRCNet
+from ircdeblur.nets.unrolled import UnrolledNet
 
 MOTION_NETS = {"small": "motion-net.safetensors", "base": "motion-net-base.safetensors"}
 """Files of the Motion-Nets in the package, by size; not every size need be there."""

@@ -7,8 +7,8 @@ from torch import nn
 
 from ircdeblur.motion import from_double_angle
 from ircdeblur.nets.belief import doubt_of, misfit_noise, restoration_weight, unexplained
-from ircdeblur.nets.irc_net import UnrolledNet
 from ircdeblur.nets.motion_net import MotionNet
+from ircdeblur.nets.unrolled import UnrolledNet
 from ircdeblur.operators import MotionBlur
 
 

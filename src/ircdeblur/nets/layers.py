@@ -26,6 +26,21 @@ class ChannelNorm(nn.Module):
         return F.layer_norm(last, (self.channels,), self.weight, self.bias, eps=1e-5).permute(0, 3, 1, 2)
 
 
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions with a rectifier between them, added to their input."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        with torch.no_grad():
+            self.conv2.weight.mul_(0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to the same."""
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions with normalisation before each, added to their input."""
 
@@ -64,3 +79,11 @@ class AtrousPyramid(nn.Module):
         for branch in self.branches[1:]:
             total = total + branch(x)
         return total
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 matrices in hardware, several times faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return device.type == "cpu" and tiles is not None and bool(tiles())

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from ircdeblur.nets.checkpoints import IRC_NETS, load_irc_net
-from ircdeblur.nets.irc_net import ORIENTATIONS, IRCNet, UnrolledNet
+from ircdeblur.nets.irc_net import ORIENTATIONS, IRCNet
 from ircdeblur.nets.onnx import Runtime, irc_net_of
+from ircdeblur.nets.unrolled import UnrolledNet
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers import settings as solvers
 from ircdeblur.solvers.admm import Callback, Result

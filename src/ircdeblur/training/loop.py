@@ -31,7 +31,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from ircdeblur.nets.checkpoints import parameter_count
-from ircdeblur.nets.irc_net import has_fast_bfloat16
+from ircdeblur.nets.layers import has_fast_bfloat16
 from ircdeblur.training.config import parse_time
 
 

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ircdeblur.nets.checkpoints import load_weights, save_weights
-from ircdeblur.nets.irc_net import Residual, has_fast_bfloat16
+from ircdeblur.nets.layers import Residual, has_fast_bfloat16
 
 SCALES = 3
 """Sizes that are looked at: 1/4, 1/2 and 1."""
