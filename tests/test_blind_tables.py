@@ -19,8 +19,9 @@ from ircdeblur.experiments.direct_cnn import DirectConfig, DirectNet
 from ircdeblur.experiments.motion_baselines.fcn import FcnNet
 from ircdeblur.experiments.report import Column, Report
 from ircdeblur.metrics import psnr, ssim
-from ircdeblur.nets.checkpoints import load_motion_net, parameter_count, save_motion_net
+from ircdeblur.nets.checkpoints import load_motion_net, save_motion_net
 from ircdeblur.nets.motion_net import MotionNetConfig
+from ircdeblur.nets.weights_file import parameter_count
 
 ROWS = """
 folder: voc-test

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ircdeblur
-from ircdeblur.nets.checkpoints import training_summary
+from ircdeblur.nets.weights_file import training_summary
 
 pytest.importorskip("lightning", reason="needs the extra train")
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import torch
 from torch import nn
-from ircdeblur.nets.checkpoints import save_weights
+from ircdeblur.nets.weights_file import save_weights
 from ircdeblur.training import loop
 
 devices, joined, out = int(sys.argv[1]), sys.argv[2] == "joined", Path(sys.argv[3])

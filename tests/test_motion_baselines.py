@@ -19,8 +19,8 @@ from ircdeblur.experiments.motion_baselines.spectral import spectral_motion
 from ircdeblur.kernels import LENGTHS, linear_motion_kernel
 from ircdeblur.motion import canonical, from_double_angle, from_polar, to_double_angle, to_polar
 from ircdeblur.nets import checkpoints
-from ircdeblur.nets.checkpoints import parameter_count
 from ircdeblur.nets.motion_net import SIZES, MotionNet, MotionNetConfig
+from ircdeblur.nets.weights_file import parameter_count
 
 TINY = MotionNetConfig(stem=4, widths=(8, 8, 8), blocks=(1, 1, 1), pyramid=8, rates=(1,))
 TINY_PATCH = PatchNetConfig(stem=4, widths=(8, 8), hidden=32)

@@ -18,17 +18,11 @@ from ircdeblur.metrics import psnr
 from ircdeblur.motion import to_polar
 from ircdeblur.nets.belief import doubt_of, restoration_weight
 from ircdeblur.nets.blind import MotionEstimate
-from ircdeblur.nets.checkpoints import (
-    IRC_NETS,
-    MOTION_NETS,
-    load_motion_net,
-    motion_net_path,
-    parameter_count,
-    weights_folder,
-)
+from ircdeblur.nets.checkpoints import IRC_NETS, MOTION_NETS, load_motion_net, motion_net_path, weights_folder
 from ircdeblur.nets.methods import irc_net
 from ircdeblur.nets.noise import noise_of
 from ircdeblur.nets.unrolled import UnrolledNet
+from ircdeblur.nets.weights_file import parameter_count
 from ircdeblur.operators import MotionBlur
 from ircdeblur.plots import captioned, motion_colors
 from ircdeblur.restore import (

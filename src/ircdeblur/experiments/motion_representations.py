@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ircdeblur.experiments.report import table, write_rows
-from ircdeblur.nets.checkpoints import MOTION_NET, training_summary
+from ircdeblur.nets.checkpoints import MOTION_NET
+from ircdeblur.nets.weights_file import training_summary
 
 REGRESSED = {
     "polar": "regression of length and angle (the paper)",

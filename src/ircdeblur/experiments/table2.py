@@ -26,7 +26,8 @@ from ircdeblur.experiments.synthetic import SEVERITIES, Case, camera_case
 from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import SURE, from_double_angle, from_polar, relative_error, to_double_angle, to_polar
 from ircdeblur.nets import checkpoints
-from ircdeblur.nets.checkpoints import MOTION_NETS, training_summary
+from ircdeblur.nets.checkpoints import MOTION_NETS
+from ircdeblur.nets.weights_file import training_summary
 from ircdeblur.plots import compare_motions
 from ircdeblur.restore import blur, estimate_motion
 

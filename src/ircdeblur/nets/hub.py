@@ -19,6 +19,8 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
+from ircdeblur.nets.weights_file import build_net, parameter_count, read_weights, save_weights
+
 Net = TypeVar("Net", bound="HubMixin")
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -90,8 +92,6 @@ class HubMixin:
         ImportError
             If it is no folder and huggingface_hub is missing.
         """
-        from ircdeblur.nets.checkpoints import build_net, read_weights
-
         folder = Path(pretrained_model_name_or_path)
         if folder.is_dir():
             paths = [folder / name for name in (CONFIG, WEIGHTS)]
@@ -141,8 +141,6 @@ class HubMixin:
         url : str or None
             Of the upload.
         """
-        from ircdeblur.nets.checkpoints import save_weights
-
         assert isinstance(self, torch.nn.Module)
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
@@ -201,8 +199,6 @@ class HubMixin:
 
     def model_card(self) -> str:
         """Return a model card in Markdown: what the network is, how to load it, its size and its training."""
-        from ircdeblur.nets.checkpoints import parameter_count
-
         assert isinstance(self, torch.nn.Module)
         name = type(self).__name__
         module = type(self).__module__

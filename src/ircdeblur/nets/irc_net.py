@@ -249,6 +249,7 @@ class IRCNet(UnrolledNet, HubMixin):
         self.gain = InverseGain() if c.gain else None
         self.observe = nn.Conv2d(12 + self.MAPS, c.width, 3, padding=1)
         self.priors = nn.ModuleList(PriorStage(4 * 12 + self.MAPS, c) for _ in range(c.stages))
+        self.priors.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def stages(
         self,

@@ -40,16 +40,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import ircdeblur
-from ircdeblur.nets.checkpoints import (
-    IRC_NETS,
-    irc_net_path,
-    load_irc_net,
-    load_motion_net,
-    load_weights,
-    motion_net_path,
-)
+from ircdeblur.nets.checkpoints import IRC_NETS, irc_net_path, load_irc_net, load_motion_net, motion_net_path
 from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, Seen
 from ircdeblur.nets.motion_net import STRIDE, MotionNet
+from ircdeblur.nets.weights_file import load_weights
 from ircdeblur.operators import MotionBlur
 
 RUNTIMES = ("torch", "onnx")

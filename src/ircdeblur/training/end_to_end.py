@@ -15,16 +15,10 @@ from ircdeblur.data.camera import camera_shake
 from ircdeblur.data.photos import PhotosInMemory, list_photos, load_photo
 from ircdeblur.data.synthesis import Pairs, PairSettings
 from ircdeblur.metrics import motion_mse
-from ircdeblur.nets.checkpoints import (
-    load_irc_net,
-    load_motion_net,
-    network_of,
-    save_irc_net,
-    save_motion_net,
-    training_summary,
-)
+from ircdeblur.nets.checkpoints import load_irc_net, load_motion_net, motion_net_path, save_irc_net, save_motion_net
 from ircdeblur.nets.irc_net import IRCNet
 from ircdeblur.nets.joint import JointNet
+from ircdeblur.nets.weights_file import network_of, training_summary
 from ircdeblur.operators import MotionBlur
 from ircdeblur.solvers.settings import estimate_noise
 from ircdeblur.training.config import parse_time, read_config
@@ -186,7 +180,7 @@ def train_end_to_end(
     summary = {
         "data": f"{len(photos)} pictures of {', '.join(config.folders)}",
         "command": command,
-        "started from": {"motion-net": training_summary(start.get(True)), "irc-net": before},
+        "started from": {"motion-net": training_summary(start.get(True, motion_net_path())), "irc-net": before},
         "config": asdict(config),
     }
     name = "irc-net" if isinstance(irc_net, IRCNet) else "irc-net-shrinkage"

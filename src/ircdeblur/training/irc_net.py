@@ -314,8 +314,6 @@ def train_irc_net(
         net, before = load_irc_net(weights)
         net.train()
         summary["started from"] = before
-    if isinstance(net, IRCNet):
-        net.priors.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     photos = PhotosInMemory(list_photos([data / folder for folder in config.folders]), scales=(1.0, 0.7))
     seed = config.seed + steps_of(resume)
     alone = config.replay > 0 and isinstance(net, IRCNet)

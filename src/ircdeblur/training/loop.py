@@ -30,8 +30,8 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from ircdeblur.nets.checkpoints import parameter_count
 from ircdeblur.nets.layers import has_fast_bfloat16
+from ircdeblur.nets.weights_file import parameter_count
 from ircdeblur.training.config import parse_time
 
 

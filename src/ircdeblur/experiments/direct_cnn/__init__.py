@@ -20,8 +20,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ircdeblur.nets.checkpoints import load_weights, save_weights
 from ircdeblur.nets.layers import Residual, has_fast_bfloat16
+from ircdeblur.nets.weights_file import load_weights, save_weights
 
 SCALES = 3
 """Sizes that are looked at: 1/4, 1/2 and 1."""
@@ -158,12 +158,12 @@ def weights_path(folder: Path) -> Path:
 
 
 def save(net: DirectNet, path: str | Path, summary: dict[str, Any] | None = None) -> None:
-    """Write the network; see `ircdeblur.nets.checkpoints.save_weights`."""
+    """Write the network; see `ircdeblur.nets.weights_file.save_weights`."""
     save_weights(net, KIND, asdict(net.config), path, summary)
 
 
 def load(path: str | Path) -> tuple[DirectNet, dict[str, Any]]:
-    """Return the network and the summary of its training; see `ircdeblur.nets.checkpoints.load_weights`."""
+    """Return the network and the summary of its training; see `ircdeblur.nets.weights_file.load_weights`."""
     net, summary = load_weights(path, KIND, f"{TITLE} network", lambda config: DirectNet(DirectConfig(**config)))
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net, summary

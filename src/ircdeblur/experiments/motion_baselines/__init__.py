@@ -26,8 +26,8 @@ from ircdeblur.experiments.motion_baselines.fcn import FcnNet
 from ircdeblur.experiments.motion_baselines.patch import PatchNet, PatchNetConfig
 from ircdeblur.experiments.motion_baselines.spectral import spectral_motion
 from ircdeblur.motion import from_double_angle
-from ircdeblur.nets.checkpoints import load_weights, save_weights
 from ircdeblur.nets.motion_net import MotionNetConfig
+from ircdeblur.nets.weights_file import load_weights, save_weights
 
 NETWORKS: dict[str, tuple[str, Callable[[dict[str, Any]], PatchNet | FcnNet]]] = {
     "patch": ("CNN-Patch-like", lambda config: PatchNet(PatchNetConfig(**config))),

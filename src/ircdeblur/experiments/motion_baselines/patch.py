@@ -35,9 +35,9 @@ from ircdeblur.data.synthesis import Pairs
 from ircdeblur.experiments.motion_baselines.smoothing import answer, smooth, spread
 from ircdeblur.kernels import LENGTHS, MAX_LENGTH, MotionBank
 from ircdeblur.motion import to_polar
-from ircdeblur.nets.checkpoints import parameter_count
 from ircdeblur.nets.layers import ChannelNorm, ResidualBlock
 from ircdeblur.nets.motion_net import FULL_SHIFTS, HALF_SHIFTS, MotionNet, MotionNetConfig, autocorrelation
+from ircdeblur.nets.weights_file import parameter_count
 
 PATCH, STRIDE = 34, 6
 """Side of the patches and pixels between them."""
