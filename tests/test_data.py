@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ircdeblur.data.camera import camera_basis, camera_shake
-from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
+from ircdeblur.data.light import linear_to_srgb, srgb_to_linear, steepness
 from ircdeblur.data.photos import LumaPhotos, PhotosInMemory, cut, list_photos
 from ircdeblur.data.synthesis import KINDS, PairSettings, SyntheticPairs, disc_blur, jpeg, line_blur
 from ircdeblur.kernels import linear_motion_kernel
@@ -64,6 +64,10 @@ def test_light_is_the_srgb_curve():
     # 0.214041 is the linear light of the sRGB value 0.5.
     np.testing.assert_allclose(srgb_to_linear(value), [0, 0.04045 / 12.92, 0.2140411, 1], atol=1e-6)
     np.testing.assert_allclose(linear_to_srgb(srgb_to_linear(value)), value, atol=1e-6)
+    value, h = torch.tensor([0.02, 0.1, 0.5, 0.9], dtype=torch.float64), 1e-6
+    rise = (srgb_to_linear(value + h) - srgb_to_linear(value - h)) / (2 * h)
+    # The differences are exact to h^2 and rounding over h.
+    np.testing.assert_allclose(steepness(value), rise, rtol=1e-8)
 
 
 @pytest.mark.parametrize(("length", "angle"), [(9, 0), (15, 90), (21, 30), (33, 135)])

@@ -527,6 +527,17 @@ def test_polar_of_a_disturbed_motion_stays_within_reach():
     assert from_polar(torch.tensor(3.0), torch.tensor(0.0))[0] == 3
 
 
+def test_errors_of_motions_may_be_understated():
+    honest, understated = (
+        next(iter(KnownBlurPairs(Noise(), KnownBlurSettings(crop=40, batch=8, wrong=1.0, understated=share), seed=0)))
+        for share in (0.0, 1.0)
+    )
+    torch.testing.assert_close(honest.blurred, understated.blurred, rtol=0, atol=0)
+    ratio = (understated.error / honest.error)[:, 0, 0]
+    assert 0 <= float(ratio.min()) < float(ratio.max()) <= 0.5
+    assert float(ratio.std()) > 0.05
+
+
 @pytest.mark.parametrize("transpose", [False, True])
 @pytest.mark.parametrize("upside_down", [False, True])
 @pytest.mark.parametrize("mirror", [False, True])

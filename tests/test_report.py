@@ -100,6 +100,7 @@ def test_report_of_deblur(tmp_path, blurred, capsys):
     assert values["result"] == "sharp.png"
     assert values["strength"] == "0.5"
     assert values["noise"] == "auto", "the settings come last"
+    assert (values["linear light"], values["blurred in"]) == ("auto", "pixel values")
     assert values["ircdeblur"] == ircdeblur.__version__
     assert values[MOTION_NET] == f"sha256 {hashlib.sha256(motion_net_path('small').read_bytes()).hexdigest()}"
     found = re.match(r"([\d.]+) px in the median", values["motion length"])
@@ -116,6 +117,11 @@ def test_report_of_deblur(tmp_path, blurred, capsys):
         assert np.sqrt(np.mean((shown - true) ** 2)) < 6, "a preview is the picture, but for its compression"
     assert len(drawings) == 2
     assert str(tmp_path) not in path.read_text(), "files are named without their folders"
+    told = tmp_path / "told.html"
+    assert cli.main([*arguments[:3], str(tmp_path / "b.png"), "--report", str(told), "--linear-light", "-q"]) == 0
+    values = read(told).values()
+    assert values["linear light"] == "yes"
+    assert "blurred in" not in values
 
 
 def test_report_of_deconvolve_shows_the_kernel(tmp_path, blurred):

@@ -9,13 +9,17 @@ import torch
 import ircdeblur
 from ircdeblur import restore
 from ircdeblur.data.camera import camera_shake
+from ircdeblur.data.light import srgb_to_linear
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.metrics import motion_mse, psnr
 from ircdeblur.motion import from_double_angle
 from ircdeblur.nets import methods
 from ircdeblur.nets.belief import DOUBT, EXACT, LEAST_MISFIT, MISFIT
+from ircdeblur.nets.blind import MotionEstimate, _in_the_right_light
 from ircdeblur.nets.checkpoints import save_irc_net, save_motion_net
+from ircdeblur.nets.evidence import Luma, SpectralEvidence
 from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig
+from ircdeblur.nets.light import DECISIVE, LinearLuma, evidence_for_linear_light, is_linear_light
 from ircdeblur.nets.methods import METHODS
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
 from ircdeblur.nets.shrinkage_net import ShrinkageIRCNet
@@ -152,6 +156,81 @@ def test_linear_light(photo):
     )
     inside = (slice(12, -12), slice(12, -12))
     assert psnr(right[inside], photo[inside]) > psnr(wrong[inside], photo[inside])
+
+
+def light_cases():
+    """A photograph of 256 x 256, and what a motion makes of it in pixel values and in linear light."""
+    photo = skimage.data.astronaut()[:256, 100:356] / 255.0
+    motion = np.broadcast_to([11.0, -5.0], (256, 256, 2)).astype(np.float32)
+    return motion, [
+        ircdeblur.blur(photo, motion=motion, noise=0.003, seed=1, linear_light=linear).clip(0, 1)
+        for linear in (False, True)
+    ]
+
+
+def test_the_light_is_found():
+    motion, blurred = light_cases()
+    kernel = linear_motion_kernel(float(np.hypot(11, 5)), float(np.degrees(np.arctan2(5, 11))))
+    for image, expected in zip(blurred, (False, True), strict=True):
+        luma = torch.from_numpy(image.mean(-1))[None, None].float()
+        spectra = (SpectralEvidence(seen, 0.003) for seen in (luma, LinearLuma(Luma(luma))))
+        values, linear = spectra
+        for blur in (torch.tensor([[11.0, -5.0]]).expand(len(values.x), 2), kernel):
+            assert (evidence_for_linear_light(values, linear, blur) > 0) == expected
+            assert abs(evidence_for_linear_light(values, linear, blur)) > 5 * DECISIVE
+        whole = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+        assert is_linear_light(whole, torch.from_numpy(motion)) == is_linear_light(whole, kernel) == expected
+        assert not is_linear_light(whole[..., :40], kernel)  # too small to tell
+    for image, expected in zip(blurred, (False, True), strict=True):
+        options = {"psf": kernel, "method": "fft"}
+        found = ircdeblur.deconvolve(image, linear_light="auto", **options)
+        np.testing.assert_array_equal(found, ircdeblur.deconvolve(image, linear_light=expected, **options))
+        assert np.abs(found - ircdeblur.deconvolve(image, linear_light=not expected, **options)).max() > 0.05
+    # A blind restoration and its motion go by it, unless told; values above 1 are no sRGB values.
+    found = ircdeblur.deblur(blurred[1])
+    np.testing.assert_array_equal(found, ircdeblur.deblur(blurred[1], linear_light=True))
+    # Answers that were not refined on the picture can't tell.
+    found = ircdeblur.deblur(blurred[1], consolidation="answers")
+    np.testing.assert_array_equal(found, ircdeblur.deblur(blurred[1], consolidation="answers", linear_light=False))
+    bright = np.concatenate((blurred[1], np.full_like(blurred[1][:1], 1.5)))[1:]
+    np.testing.assert_array_equal(
+        ircdeblur.deconvolve(bright, linear_light="auto", **options), ircdeblur.deconvolve(bright, **options)
+    )
+    for function, options in ((ircdeblur.deblur, {}), (ircdeblur.deconvolve, {"psf": PSF})):
+        with pytest.raises(ValueError, match="linear_light must be"):
+            function(blurred[0], linear_light="yes", **options)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("better", ["values", "linear"])
+def test_the_motion_is_that_of_the_right_light(linear, better):
+    motion, blurred = light_cases()
+    luma = Luma(torch.from_numpy(blurred[linear].mean(-1))[None, None].float())
+    right, wrong = (
+        MotionEstimate(torch.from_numpy(factor * motion), torch.ones(256, 256), 1.0) for factor in (1.0, 0.8)
+    )
+    asked = []
+
+    def consolidated(evidence):
+        asked.append(evidence)
+        return right if (len(asked) == 1) == (better == "values") else wrong
+
+    found = _in_the_right_light(luma, 0.003, consolidated)
+    assert found.linear_light == linear
+    # Asked again only in linear light, and believed only if that explains more.
+    assert len(asked) == 1 + linear
+    expected = right if linear or better == "values" else wrong
+    torch.testing.assert_close(found.motion, expected.motion, rtol=0, atol=0)
+
+
+def test_noise_that_is_given_is_that_of_the_values(photo):
+    blurred = torch.from_numpy(ircdeblur.blur(photo, psf=PSF, linear_light=True)).permute(2, 0, 1)[None].float()
+    found = ircdeblur.deconvolve(blurred, psf=PSF, method="fft", noise=0.01, linear_light=True)
+    step = 1e-4
+    slope = float(((srgb_to_linear(blurred + step) - srgb_to_linear(blurred - step)) / (2 * step)).mean())
+    expected = ircdeblur.deconvolve(srgb_to_linear(blurred), psf=PSF, method="fft", noise=0.01 * slope)
+    # The slope of differences of float32 is right to 1e-3, and noise so little wrong changes less than that.
+    np.testing.assert_allclose(srgb_to_linear(found), expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("how", ["psf", "motion"])

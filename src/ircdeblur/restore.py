@@ -7,13 +7,13 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from ircdeblur.arrays import Images
-from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
+from ircdeblur.data.light import linear_to_srgb, srgb_to_linear, steepness
 from ircdeblur.kernels import MAX_LENGTH
 from ircdeblur.motion import check_motion, to_polar
 from ircdeblur.nets.belief import doubt_of, misfit_noise, restoration_weight, unexplained
@@ -27,6 +27,7 @@ from ircdeblur.nets.blind import (
     estimate_in_parts,
 )
 from ircdeblur.nets.checkpoints import MOTION_NETS, load_motion_net, motion_net_path
+from ircdeblur.nets.light import is_linear_light
 from ircdeblur.nets.methods import DEFAULT_METHOD, check_method
 from ircdeblur.nets.methods import deconvolve as run_method
 from ircdeblur.nets.motion_net import luminance
@@ -48,6 +49,9 @@ from ircdeblur.tiles import (
 )
 
 Image = Any
+
+Light = bool | Literal["auto"]
+"""Whether to work in linear light; "auto" leaves it to `ircdeblur.nets.light`."""
 
 BLIND_PRIOR = 1.6
 """How many times stronger the prior is when the motion is estimated, as it is never exact. On twelve validation
@@ -172,6 +176,11 @@ def _check_noise(noise: float | None) -> None:
         )
 
 
+def _check_light(linear_light: Light) -> None:
+    if not isinstance(linear_light, bool) and linear_light != "auto":
+        raise ValueError(f"linear_light must be True, False or 'auto', got {linear_light!r}")
+
+
 def _check_estimation(motion_net: str | Path, consolidation: str) -> None:
     if not isinstance(motion_net, (str, Path)):
         raise TypeError(f"motion_net must be the name of a size or a path, got {type(motion_net).__name__}")
@@ -194,7 +203,7 @@ class _How:
     irc_net: str | Path | None
     noise: float | None
     tile: Tile
-    linear_light: bool
+    linear_light: Light
     settings: Settings | None = None
     strength: float | None = None
     runtime: Runtime = "torch"
@@ -270,6 +279,19 @@ def _noise_of(images: Images, index: int, blur: np.ndarray | _Field, linear_ligh
     return noise_of(images.window(index, rows, columns), part, curve, images.sample(index, WHOLE_PIXELS))
 
 
+def _linear_light_of(images: Images, index: int, blur: np.ndarray | _Field, light: Light) -> bool:
+    """Return whether one image is restored in linear light."""
+    if light != "auto":
+        return light
+    if images.high > 1.0:
+        return False  # no sRGB values
+    if isinstance(blur, MotionEstimate | MotionGrid):
+        return bool(blur.linear_light)
+    rows, columns = middle(images.shape)
+    part = blur if isinstance(blur, np.ndarray) else blur.window(rows, columns)[0]
+    return is_linear_light(images.window(index, rows, columns), part)
+
+
 def _restore(
     images: Images,
     index: int,
@@ -290,11 +312,12 @@ def _restore(
             if progress is not None:
                 progress(1, 1)
             return
-    sigma = how.noise
-    if sigma is None:
-        sigma = _noise_of(images, index, blur, how.linear_light)
+    linear_light = _linear_light_of(images, index, blur, how.linear_light)
+    # Noise of the values is this much of linear light, on average.
+    scale = float(steepness(images.sample(index, WHOLE_PIXELS).clamp(0, 1)).mean()) if linear_light else 1.0
+    sigma = _noise_of(images, index, blur, linear_light) if how.noise is None else how.noise * scale
     if belief is not None:
-        sigma = math.hypot(sigma, belief.noise)
+        sigma = math.hypot(sigma, belief.noise * scale)
     uniform, field = None, None
     if isinstance(blur, np.ndarray):
         uniform = UniformBlur(torch.from_numpy(blur).to(images.device, torch.float32), boundary="extended")
@@ -320,16 +343,16 @@ def _restore(
         else:
             assert uniform is not None
             operator = uniform
-        if how.linear_light:
+        if linear_light:
             y = srgb_to_linear(y.clamp(0, 1))
         # A picture with values above 1 was never cut off.
-        mask = unsaturated(y) if how.linear_light or images.high <= 1.0 else None
+        mask = unsaturated(y) if linear_light or images.high <= 1.0 else None
         if mask is not None and not mask.any():
             return given  # white all over: there is nothing to go by
         sharp = run_method(
             y, operator, sigma, how.method, how.settings, mask, doubt, how.irc_net, runtime=how.runtime
         ).x
-        if how.linear_light:
+        if linear_light:
             sharp = linear_to_srgb(sharp.clamp(0, 1))
         return sharp if weight is None else given + weight * (sharp - given)
 
@@ -355,7 +378,7 @@ def deconvolve(
     settings: Settings | None = None,
     tile: Tile = "auto",
     device: str | torch.device = "auto",
-    linear_light: bool = False,
+    linear_light: Light = False,
     progress: Progress | None = None,
     runtime: Runtime = "torch",
     channel_axis: int = -1,
@@ -379,7 +402,7 @@ def deconvolve(
         with and without care for the borders. ``"wiener"``, ``"richardson-lucy"``, ``"laplacian"`` and ``"epll"`` are
         baselines; epll has a learned prior and takes longest.
     noise : float, optional
-        Standard deviation on the [0, 1] scale; by default estimated from the image.
+        Standard deviation of the image's values on the [0, 1] scale; by default estimated.
     irc_net : path, optional
         Weights that ``ircdeblur train irc-net`` has written, in place of the package's.
     settings : Settings, optional
@@ -389,8 +412,10 @@ def deconvolve(
         up to 1.5 megapixels and takes tiles of up to 768 pixels for larger ones, smaller ones where memory is short.
     device : str or torch.device
         "auto" is the first GPU if there is one.
-    linear_light : bool
-        Decode sRGB values before and encode them after.
+    linear_light : bool or "auto"
+        Decode sRGB values before and encode them after. Light is blurred, not what a file makes of it; but it was
+        pixel values that were averaged where a blur was made from pictures. "auto" does what the picture's spectrum
+        tells, and leaves the values as they are in doubt.
     progress : callable, optional
         Called with the number of finished tiles and of all.
     runtime : str or path
@@ -415,6 +440,7 @@ def deconvolve(
     check_method(method, irc_net, settings)
     check_runtime(runtime, method, irc_net=irc_net)
     _check_noise(noise)
+    _check_light(linear_light)
     how = _How(method, irc_net, noise, check_tile(tile), linear_light, settings, runtime=runtime)
     images = Images(image, resolve_device(device), channel_axis)
     blur: np.ndarray | _KnownField
@@ -533,7 +559,7 @@ def deblur(
     consolidation: str = "picture",
     tile: Tile = "auto",
     device: str | torch.device = "auto",
-    linear_light: bool = False,
+    linear_light: Light = "auto",
     progress: Progress | None = None,
     runtime: Runtime = "torch",
     channel_axis: int = -1,
@@ -559,7 +585,9 @@ def deblur(
         In [0, 1]: 0 returns the photograph, 1 the full restoration.
     motion_net, consolidation
         As for `estimate_motion`.
-    method, noise, irc_net, tile, device, linear_light, runtime, channel_axis
+    linear_light : bool or "auto"
+        As for `deconvolve`; here the picture decides unless you do.
+    method, noise, irc_net, tile, device, runtime, channel_axis
         As for `deconvolve`. The motion is estimated once, as by `estimate_motion`, whatever the tiles are.
     progress : callable, optional
         Called with the number of finished parts of the estimation and tiles, and of all.
@@ -575,6 +603,7 @@ def deblur(
     """
     check_method(method, irc_net)
     _check_noise(noise)
+    _check_light(linear_light)
     _check_estimation(motion_net, consolidation)
     check_runtime(runtime, method, motion_net, irc_net)
     if not 0.0 <= strength <= 1.0:

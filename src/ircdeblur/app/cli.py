@@ -177,6 +177,13 @@ LINEAR = Annotated[
     bool,
     typer.Option("--linear-light", help="Decode sRGB values before and encode them after the computation."),
 ]
+LIGHT = Annotated[
+    bool | None,
+    typer.Option(
+        "--linear-light/--pixel-values",
+        help="Whether light was blurred or pixel values; the photograph's spectrum tells if neither is given.",
+    ),
+]
 SUFFIX = Annotated[
     str, typer.Option("--suffix", metavar="TEXT", help="Added to the names of files that go to a folder.")
 ]
@@ -307,7 +314,7 @@ def deblur(
     tile: TILE = "auto",
     runtime: RUNTIME = "torch",
     device: DEVICE = "auto",
-    linear_light: LINEAR = False,
+    linear_light: LIGHT = None,
     suffix: SUFFIX = "_sharp",
     report_out: REPORT = None,
     overwrite: OVERWRITE = False,
@@ -320,11 +327,9 @@ def deblur(
     stays as it is.
     """
     _check_number("--strength", strength, 0.0, 1.0)
-    sigma, side = _noise(noise), _tile(tile)
+    sigma, side, light = _noise(noise), _tile(tile), _light(linear_light)
 
-    job = Deblurring(
-        method.value, irc_net, sigma, strength, motion_net, consolidation.value, side, device, linear_light
-    )
+    job = Deblurring(method.value, irc_net, sigma, strength, motion_net, consolidation.value, side, device, light)
 
     def prepare() -> Job:
         _device(device)
@@ -345,9 +350,11 @@ def deblur(
         "consolidation": consolidation.value,
         "tile": tile,
         "device": device,
-        "linear light": linear_light,
+        "linear light": light,
     }
-    page = _page(report_out, "deblur", settings, method, irc_net, motion_net, sigma, linear_light)
+    # Only a motion that the picture has decided on tells the light.
+    shown = False if light == "auto" and consolidation is not Consolidation.picture else light
+    page = _page(report_out, "deblur", settings, method, irc_net, motion_net, sigma, shown)
     return _process(prepare, report, inputs, out, suffix, motion_out, overwrite, dry_run, page)
 
 
@@ -384,7 +391,7 @@ def batch(
     consolidation: CONSOLIDATION = Consolidation.picture,
     tile: TILE = "auto",
     device: DEVICE = "auto",
-    linear_light: LINEAR = False,
+    linear_light: LIGHT = None,
     runtime: RUNTIME = "torch",
     suffix: SUFFIX = "_sharp",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew and replace the results.")] = False,
@@ -410,7 +417,7 @@ def batch(
         consolidation.value,
         _tile(tile),
         device,
-        linear_light,
+        _light(linear_light),
     )
     from ircdeblur.app import batch as folders
 
@@ -1303,6 +1310,11 @@ def _process(
     return int(report.failed)
 
 
+def _light(linear_light: bool | None) -> bool | Literal["auto"]:
+    """Return what the job of ``deblur`` is told of the light."""
+    return "auto" if linear_light is None else linear_light
+
+
 def _page(
     path: Path | None,
     command: str,
@@ -1311,7 +1323,7 @@ def _page(
     irc_net: Path | None,
     motion_net: str | None,
     noise: float | None,
-    linear_light: bool,
+    linear_light: bool | Literal["auto"],
 ) -> Page | None:
     """Return how the page that ``--report`` names is made, None if it names none."""
     if path is None:

@@ -104,7 +104,7 @@ class Deblurring:
     consolidation: str = "picture"
     tile: int | Literal["auto"] = "auto"
     device: str = "auto"
-    linear_light: bool = False
+    linear_light: bool | Literal["auto"] = "auto"
     runtime: str | Path = "torch"
     whole_motion: bool = True
 

@@ -15,7 +15,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from ircdeblur.app.imagefile import Photo, StrPath, atomic_write
 
 if TYPE_CHECKING:
     import pyvips
+    import torch
 
 __all__ = ["SUFFIXES", "Entry", "ReportPage", "weights_used"]
 
@@ -131,8 +132,8 @@ class ReportPage:
         How many photographs there will be: of many, smaller previews are kept.
     noise : float, optional
         Standard deviation of the noise on the [0, 1] scale, if it was given; else it is estimated, as the run does.
-    linear_light : bool
-        Whether the run works on linear values; the estimate is of these, then.
+    linear_light : bool or "auto"
+        Whether the run works on linear values; the estimate is of these, then. "auto": as the run finds it.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class ReportPage:
         weights: Sequence[Path],
         count: int,
         noise: float | None = None,
-        linear_light: bool = False,
+        linear_light: bool | Literal["auto"] = False,
     ) -> None:
         self._command = command
         self._settings = dict(settings)
@@ -159,9 +160,13 @@ class ReportPage:
         pictures = [_uint8(photo.pixels), _uint8(entry.sharp)]
         profile = photo.metadata.get("icc-profile-data")
         icc = profile if isinstance(profile, bytes) else None
-        noise = _noise(entry, self._linear_light) if self._noise is None else self._noise
+        light = _is_linear(entry) if self._linear_light == "auto" else self._linear_light
+        noise = _noise(entry, light) if self._noise is None else self._noise
         origin = "estimated" if self._noise is None else "given"
-        parts = [_table({**_figures(entry), "noise": f"{100 * noise:.2f} % of the range, {origin}"})]
+        figures = {**_figures(entry), "noise": f"{100 * noise:.2f} % of the range, {origin}"}
+        if self._linear_light == "auto":
+            figures["blurred in"] = "linear light" if light else "pixel values"
+        parts = [_table(figures)]
         if entry.motion is not None and not _moved(entry.motion):
             parts.append("<p><strong>No motion was found: the photograph was left as it is.</strong></p>")
         parts.append(_pair([_picture(p, self._side, icc) for p in pictures], ""))
@@ -284,18 +289,30 @@ def _figures(entry: Entry) -> dict[str, object]:
 
 def _noise(entry: Entry, linear_light: bool) -> float:
     """Return the standard deviation of the noise as a run without ``--noise`` finds it."""
-    import torch
-
     from ircdeblur.data.light import srgb_to_linear
     from ircdeblur.nets.noise import noise_of
 
+    return noise_of(*_blurred(entry), srgb_to_linear if linear_light else None)
+
+
+def _is_linear(entry: Entry) -> bool:
+    """Return whether a run takes a photograph as blurred in linear light."""
+    from ircdeblur.nets.light import is_linear_light
+
+    image, blur = _blurred(entry)
+    return float(image.max()) <= 1.0 and is_linear_light(image, blur)
+
+
+def _blurred(entry: Entry) -> tuple[torch.Tensor, np.ndarray | torch.Tensor]:
+    """Return a photograph (1, C, H, W), and its motion or kernel."""
+    import torch
+
     x = torch.from_numpy(entry.photo.pixels)
     x = (x[..., None] if x.ndim == 2 else x).permute(2, 0, 1)[None]
-    curve = srgb_to_linear if linear_light else None
     if entry.motion is not None:
-        return noise_of(x, torch.from_numpy(entry.motion), curve)
+        return x, torch.from_numpy(entry.motion)
     assert entry.kernel is not None
-    return noise_of(x, entry.kernel, curve)
+    return x, entry.kernel
 
 
 def _checksums(files: Sequence[Path]) -> dict[str, object]:

@@ -83,6 +83,8 @@ class KnownBlurSettings:
         Share of the batches whose motion is not quite what it is believed to be.
     max_error : float
         Largest error of such motions in pixels, root mean square; the smallest is 0.1.
+    understated : float
+        Share of the batches with wrong motions that are said to be far more exact than they are.
     saturated : float
         Share of the batches with highlights beyond the sensor's range.
     linear : float
@@ -102,6 +104,7 @@ class KnownBlurSettings:
     max_noise: float = 0.04
     wrong: float = 0.0
     max_error: float = 6.0
+    understated: float = 0.0
     saturated: float = 0.1
     linear: float = 0.3
 
@@ -189,6 +192,8 @@ class KnownBlurPairs(IterableDataset):
         if wrong:
             # How certain a motion is, is not exactly known either.
             stated = scale * np.exp(rng.normal(0, 0.3, s.batch))
+            if s.understated and rng.random() < s.understated:
+                stated = stated * rng.uniform(0, 0.5, s.batch)
             error = torch.from_numpy(stated).float().to(self.device)[:, None, None].expand(-1, s.crop, s.crop)
         return KnownBlur(blurred, sharp, sigma, believed, None if uniform else motion, error, mask)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ircdeblur.data.light import linear_to_srgb, srgb_to_linear, steepness
 from ircdeblur.experiments import direct_cnn
 from ircdeblur.experiments.config import DIRECT, BlindRow
 from ircdeblur.experiments.motion_baselines import NETWORKS, load_baselines, weights_path
@@ -19,6 +20,7 @@ from ircdeblur.motion import to_polar
 from ircdeblur.nets.belief import doubt_of, restoration_weight
 from ircdeblur.nets.blind import MotionEstimate
 from ircdeblur.nets.checkpoints import IRC_NETS, MOTION_NETS, load_motion_net, motion_net_path, weights_folder
+from ircdeblur.nets.light import is_linear_light
 from ircdeblur.nets.methods import irc_net
 from ircdeblur.nets.noise import noise_of
 from ircdeblur.nets.unrolled import UnrolledNet
@@ -56,11 +58,14 @@ class Found:
         Expected error in pixels; 0 where a method states none.
     seconds : float
         What finding it took.
+    linear_light : bool
+        Whether the picture seems to have been blurred in linear light.
     """
 
     motion: np.ndarray
     error: np.ndarray
     seconds: float = 0.0
+    linear_light: bool = False
 
 
 @dataclass(frozen=True)
@@ -218,10 +223,13 @@ class BlindRows:
 
         def by_motion_net(image: np.ndarray) -> Found:
             began = time.perf_counter()
-            motion, error = estimate_motion(
-                image, consolidation=CONSOLIDATIONS[row.motion], motion_net=path, return_error=True
+            consolidation = CONSOLIDATIONS[row.motion]
+            motion, error = estimate_motion(image, consolidation=consolidation, motion_net=path, return_error=True)
+            # Only where the picture has decided on the motion.
+            linear_light = consolidation == "picture" and is_linear_light(
+                torch.from_numpy(image).permute(2, 0, 1)[None], torch.from_numpy(motion)
             )
-            return Found(motion, error, time.perf_counter() - began)
+            return Found(motion, error, time.perf_counter() - began, linear_light)
 
         return by_motion_net, parameter_count(load_motion_net(path))
 
@@ -284,20 +292,24 @@ def undo(
         return image.clip(0, 1)
     y = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
     blur = MotionBlur(torch.from_numpy(np.ascontiguousarray(found.motion, np.float32)).to(y), boundary="extended")
-    noise, mask = noise_of(y, blur.motion), unsaturated(y)
-    if mask is not None and not mask.any():
-        return image.clip(0, 1)
+    linear_light = found.linear_light and not known
+    noise = noise_of(y, blur.motion, srgb_to_linear if linear_light else None)
     if not known:
         belief = belief_in(MotionEstimate(torch.from_numpy(found.motion), error, 0.0), found.error.shape)
         if belief.share < SPECK:
             return image.clip(0, 1)
-        noise = math.hypot(noise, belief.noise)
+        noise = math.hypot(noise, belief.noise * (float(steepness(y).mean()) if linear_light else 1.0))
+    y = srgb_to_linear(y) if linear_light else y
+    mask = unsaturated(y)
+    if mask is not None and not mask.any():
+        return image.clip(0, 1)
     if net is None:
         settings = DEFAULTS[method]
         settings = settings if known else replace(settings, prior=settings.prior * BLIND_PRIOR)
         sharp = deconvolve(y, blur, noise, method, settings, mask).x
     else:
         sharp = net(y, blur, noise, None if known else doubt_of(error[None].to(y)), mask)
+    sharp = linear_to_srgb(sharp.clamp(0, 1)) if linear_light else sharp
     change = sharp[0].permute(1, 2, 0).cpu().numpy() - image
     return (image + weight[..., None] * change).clip(0, 1).astype(np.float32)
 

@@ -10,9 +10,9 @@ camera explains it, a cubic polynomial is tried in its place.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from ircdeblur.motion import from_double_angle, to_double_angle
 from ircdeblur.nets.camera_fit import camera_model, fit_camera
-from ircdeblur.nets.evidence import FLOORS, Luma, SpectralEvidence, Windows
+from ircdeblur.nets.evidence import FLOORS, SMALLEST, Luma, SpectralEvidence, Windows, one_thread
+from ircdeblur.nets.light import DECISIVE, LinearLuma, evidence_for_linear_light
 from ircdeblur.nets.motion_net import STRIDE, luminance
 from ircdeblur.nets.refine import (
     LOG_SCALES,
@@ -59,12 +60,16 @@ class MotionEstimate:
     unevenness : float
         How far the motion is from an even, straight one that puts out what it should: root of the share of the power
         that is left there beyond the usual.
+    linear_light : bool or None
+        Whether the photograph seems to have been blurred in linear light; None if that was not looked at: a motion
+        that its spectra have not decided on can't tell.
     """
 
     motion: torch.Tensor
     error: torch.Tensor
     camera_share: float
     unevenness: float = 0.0
+    linear_light: bool | None = None
 
     @property
     def longest(self) -> float:
@@ -86,7 +91,7 @@ class MotionGrid:
         Double-angle vectors in pixels of the photograph, and the expected size of the error of the vectors.
     shape : (int, int)
         H and W of the photograph.
-    camera_share, unevenness : float
+    camera_share, unevenness, linear_light
         As of `MotionEstimate`.
     """
 
@@ -94,6 +99,7 @@ class MotionGrid:
     shape: tuple[int, int]
     camera_share: float
     unevenness: float = 0.0
+    linear_light: bool | None = None
 
     @property
     def longest(self) -> float:
@@ -443,17 +449,6 @@ UNLIKE_MOTION = 1.15
 """Expected error of the network's answer, relative to its length and 3 px, at which the blur seems to be no motion."""
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: hundreds of operations on small tensors take longer on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 @torch.no_grad()
 def estimate(net: Net, image: torch.Tensor, consolidation: str = "picture") -> MotionEstimate:
     """Estimate the motion of one photograph.
@@ -473,11 +468,13 @@ def estimate(net: Net, image: torch.Tensor, consolidation: str = "picture") -> M
         return MotionEstimate(from_double_angle(double[0]), error[0], 0.0)
     luma = luminance(image)
     height, width = luma.shape[-2:]
-    evidence = None
-    if consolidation == "picture" and min(height, width) >= SMALLEST:
-        evidence = SpectralEvidence(luma, estimate_noise(luma), _window_step((height, width)))
     with one_thread():
-        found = consolidate(double[0], error[0], evidence)
+        if consolidation == "picture" and min(height, width) >= SMALLEST:
+            found = _in_the_right_light(
+                Luma(luma), estimate_noise(luma), lambda evidence: consolidate(double[0], error[0], evidence)
+            )
+        else:
+            found = consolidate(double[0], error[0])
     seen = from_double_angle(double[0])
     if min(height, width) < 2 * SMALLEST or not _may_be_long(found, typical_length(found.motion), typical_length(seen)):
         return found
@@ -489,8 +486,45 @@ def estimate(net: Net, image: torch.Tensor, consolidation: str = "picture") -> M
     planes = torch.cat((to_double_angle(smaller.motion).permute(2, 0, 1), smaller.error[None]))[None] * 2
     planes = F.interpolate(planes, size=(height, width), mode="bilinear", align_corners=False)[0]
     return MotionEstimate(
-        from_double_angle(planes[:2].permute(1, 2, 0)), planes[2], smaller.camera_share, smaller.unevenness
+        from_double_angle(planes[:2].permute(1, 2, 0)),
+        planes[2],
+        smaller.camera_share,
+        smaller.unevenness,
+        smaller.linear_light,
     )
+
+
+Found = TypeVar("Found", "MotionEstimate", "MotionGrid")
+
+
+def _in_the_right_light(luma: Windows, noise: float, consolidated: Callable[[SpectralEvidence], Found]) -> Found:
+    """Consolidate by the spectra of the values, and once more by those of linear light if they explain more.
+
+    Parameters
+    ----------
+    luma : Windows
+        Luminance of the photograph.
+    noise : float
+        Standard deviation of its noise.
+    consolidated : callable
+        Makes the motion from the evidence.
+    """
+    step = _window_step(luma.shape)
+    values, linear = SpectralEvidence(luma, noise, step), SpectralEvidence(LinearLuma(luma), noise, step)
+    found = consolidated(values)
+    certainty = evidence_for_linear_light(values, linear, _of_windows(found, values, luma.shape))
+    if certainty <= DECISIVE:
+        return replace(found, linear_light=False)
+    # Shaken validation photographs blurred in linear light, 17 of them found, gained 0.85 dB by this.
+    again = consolidated(linear)
+    better = evidence_for_linear_light(values, linear, _of_windows(again, values, luma.shape)) > certainty
+    return replace(again if better else found, linear_light=True)
+
+
+def _of_windows(found: MotionEstimate | MotionGrid, evidence: SpectralEvidence, shape: tuple[int, int]) -> torch.Tensor:
+    """Return the motion of each window, (n, 2)."""
+    double = found.planes[:2] if isinstance(found, MotionGrid) else to_double_angle(found.motion).permute(2, 0, 1)
+    return from_double_angle(evidence.sample(double, shape).T)
 
 
 def _may_be_long(found: MotionEstimate | MotionGrid, length: float, answered: float) -> bool:
@@ -580,14 +614,15 @@ def estimate_in_parts(
     assert planes is not None
     if consolidation == "none":
         return MotionGrid(planes, luma.shape, 0.0)
-    evidence = None
-    if consolidation == "picture":
-        evidence = SpectralEvidence(luma, noise, _window_step(luma.shape))
+    answers = planes
+
+    def consolidated(evidence: SpectralEvidence | None) -> MotionGrid:
+        raw = answers[:2].permute(1, 2, 0)
+        double, error, share, unevenness = consolidate_grid(raw, answers[2], luma.shape, evidence)
+        return MotionGrid(torch.cat((double.permute(2, 0, 1), error[None])), luma.shape, share, unevenness)
+
     with one_thread():
-        double, error, share, unevenness = consolidate_grid(
-            planes[:2].permute(1, 2, 0), planes[2], luma.shape, evidence
-        )
-    found = MotionGrid(torch.cat((double.permute(2, 0, 1), error[None])), luma.shape, share, unevenness)
+        found = _in_the_right_light(luma, noise, consolidated) if consolidation == "picture" else consolidated(None)
     lengths = found.planes[:2].norm(dim=0).flatten()
     if not _may_be_long(found, _exceeded(lengths), _exceeded(planes[:2].norm(dim=0).flatten())):
         return found
@@ -601,7 +636,7 @@ def estimate_in_parts(
         longer = torch.cat((to_double_angle(smaller.motion).permute(2, 0, 1), smaller.error[None]))
     if not _longer(smaller, _exceeded(longer[:2].norm(dim=0).flatten()), found):
         return found
-    return MotionGrid(2 * longer, luma.shape, smaller.camera_share, smaller.unevenness)
+    return MotionGrid(2 * longer, luma.shape, smaller.camera_share, smaller.unevenness, smaller.linear_light)
 
 
 def _half_size(luma: Windows) -> torch.Tensor:
@@ -641,9 +676,6 @@ def _exceeded(lengths: torch.Tensor) -> float:
     """Return what a fifth of the values (n,) exceeds."""
     return float(lengths.kthvalue(max(1, round(0.8 * len(lengths)))).values)
 
-
-SMALLEST = 64
-"""Shorter side in pixels of a picture whose spectra are looked at."""
 
 MOST_WINDOWS = 400
 """About as many windows are looked at in large pictures."""

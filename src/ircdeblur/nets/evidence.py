@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -61,6 +63,21 @@ much as all of them (99 %), and every fourth one most of it."""
 
 MANY = 32
 """Windows from which on not all frequencies are looked at."""
+
+
+SMALLEST = 64
+"""Shorter side in pixels of a picture whose spectra are looked at."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: hundreds of operations on small tensors take longer on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Windows(Protocol):

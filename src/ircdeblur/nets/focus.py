@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from ircdeblur.motion import check_motion, from_double_angle, to_double_angle
-from ircdeblur.nets.blind import IN_FOCUS, MOST_WINDOWS, OUT_OF_FOCUS, SMALLEST, one_thread
-from ircdeblur.nets.evidence import SpectralEvidence
+from ircdeblur.nets.blind import IN_FOCUS, MOST_WINDOWS, OUT_OF_FOCUS
+from ircdeblur.nets.evidence import SMALLEST, SpectralEvidence, one_thread
 from ircdeblur.nets.motion_net import luminance
 from ircdeblur.nets.refine import NATURAL_EXPONENTS, standing_still
 from ircdeblur.solvers.settings import estimate_noise

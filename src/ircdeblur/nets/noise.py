@@ -11,8 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ircdeblur.nets.blind import SMALLEST, one_thread
-from ircdeblur.nets.evidence import SpectralEvidence
+from ircdeblur.nets.evidence import SMALLEST, SpectralEvidence, one_thread
 from ircdeblur.nets.motion_net import luminance
 from ircdeblur.nets.refine import likeliest_noise
 from ircdeblur.solvers.settings import estimate_noise

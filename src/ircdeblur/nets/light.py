@@ -1,0 +1,114 @@
+"""Whether a photograph was blurred in linear light, as cameras do, or in pixel values: its spectrum tells.
+
+Where the values are what was averaged, a straight motion puts out stripes of the spectrum; values on another curve
+fill them. So what a motion explains of the spectrum, above what no motion explains, is more in the right light. A
+restoration in the wrong light loses some decibels, most where there is little noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ircdeblur.data.light import srgb_to_linear, steepness
+from ircdeblur.nets.evidence import SMALLEST, Luma, SpectralEvidence, Windows, one_thread
+from ircdeblur.nets.motion_net import luminance
+from ircdeblur.nets.noise import middle
+from ircdeblur.solvers.settings import estimate_noise
+
+EXPONENTS = (1.5, 2.0, 2.5, 3.0)
+"""By which the power of the scene may fall."""
+
+FLOORS = (0.004, 0.015, 0.06)
+"""What the motion may leave where it puts the power out."""
+
+DECISIVE = 6.0
+"""By which linear light must be likelier, as the mean over the windows of the logarithm. Twelve shaken validation
+photographs had -116 to -5 when they were blurred in pixel values, and 13 to 63 when in linear light with noise of
+0.2 %, -8 to 31 with 1 %. Sixteen frames averaged in pixel values from a film had -5 to 9."""
+
+
+@dataclass(frozen=True)
+class LinearLuma:
+    """A luminance of sRGB values in linear light, as `Windows`.
+
+    Each window is scaled so that small differences are on average as large as in the values: so is their noise.
+    """
+
+    luma: Windows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """H and W."""
+        return self.luma.shape
+
+    def __call__(self, rows: slice, columns: slice) -> torch.Tensor:
+        """Return a window, (1, 1, h, w)."""
+        values = self.luma(rows, columns).clamp(0, 1)
+        return srgb_to_linear(values) / steepness(values).log().mean().exp()
+
+
+def evidence_for_linear_light(
+    values: SpectralEvidence, linear: SpectralEvidence, blur: np.ndarray | torch.Tensor
+) -> float:
+    """Return by how much likelier it is that a photograph was blurred in linear light than in pixel values.
+
+    Parameters
+    ----------
+    values, linear : SpectralEvidence
+        Of its luminance, and of its `LinearLuma`.
+    blur : (h, w) array or (n, 2) tensor
+        Its kernel, or the motion of each window in pixels.
+
+    Returns
+    -------
+    evidence : float
+        Logarithm, mean over the windows.
+    """
+    return _gain(linear, blur) - _gain(values, blur)
+
+
+def _gain(evidence: SpectralEvidence, blur: np.ndarray | torch.Tensor) -> float:
+    """Return by how much likelier a blur makes the spectra than none; the mean over the windows."""
+    likelihood: Callable[[SpectralEvidence, float], torch.Tensor]
+    if isinstance(blur, torch.Tensor):
+
+        def likelihood(e: SpectralEvidence, exponent: float) -> torch.Tensor:
+            return e.log_likelihood(blur, exponent)
+    else:
+
+        def likelihood(e: SpectralEvidence, exponent: float) -> torch.Tensor:
+            return e.log_likelihood_of_kernel(blur, exponent)
+
+    coarse = evidence.coarse
+    still = torch.zeros(len(evidence.x), 2, device=evidence.device)
+    blurred = max(float(likelihood(coarse.with_floor(f), a).mean()) for f in FLOORS for a in EXPONENTS)
+    return blurred - max(float(coarse.log_likelihood(still, a).mean()) for a in EXPONENTS)
+
+
+def is_linear_light(image: torch.Tensor, blur: np.ndarray | torch.Tensor) -> bool:
+    """Return whether to restore a photograph in linear light.
+
+    Parameters
+    ----------
+    image : (1, C, H, W) tensor
+        Blurred photograph in [0, 1], sRGB; of a large one the middle is looked at. One that is too small to tell is
+        taken as it is.
+    blur : (h, w) array or (H, W, 2) tensor
+        Its kernel, or its motion in pixels.
+    """
+    rows, columns = middle((image.shape[-2], image.shape[-1]))
+    image = image[..., rows, columns].clamp(0, 1)
+    if min(image.shape[-2:]) < SMALLEST:
+        return False
+    luma = luminance(image if image.shape[1] in (1, 3) else image.mean(1, keepdim=True))
+    with one_thread():
+        noise = estimate_noise(luma)
+        values, linear = SpectralEvidence(luma, noise), SpectralEvidence(LinearLuma(Luma(luma)), noise)
+        if isinstance(blur, torch.Tensor):
+            planes = blur[rows, columns].permute(2, 0, 1).to(luma)
+            blur = values.sample(planes, (luma.shape[-2], luma.shape[-1])).T
+        return evidence_for_linear_light(values, linear, blur) > DECISIVE
