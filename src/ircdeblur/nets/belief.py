@@ -28,10 +28,11 @@ MAX_MISFIT = 0.05
 """Largest of such noise."""
 
 LEAST_MISFIT = 0.005
-"""Noise that stands for what an exact motion does not explain either: pixel values that are no light, speeds that are
-not even. Photographs with little noise are restored with ripples without it. Two validation photographs blurred in
-linear light, with noise of 0.1 %, gained 0.4 dB by it; one blurred in pixel values lost 0.12, 0.09 and 0.03 dB at 0.2,
-0.4 and 1 %."""
+"""Noise that stands for what an exact motion does not explain either: speeds that are not even, tone curves that are
+not sRGB's. Twelve shaken validation photographs of each kind lost 0.69 dB by it when they were blurred in pixel values,
+and 0.04 dB in linear light, with noise of 0.2 %; with 1 % they lost 0.04 and gained 0.14 dB; averaged frames of a film
+did not change. A real pair with little noise, whose motion is stated to be exact and is not, lost 1.6 dB without it and
+gains 2.5 dB with it (0.2 dB with 0.003)."""
 
 
 def restoration_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
