@@ -20,12 +20,12 @@ import torch
 
 import ircdeblur
 from ircdeblur.data.camera import camera_shake
-from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
 from ircdeblur.data.photos import list_photos, load_photo
 from ircdeblur.metrics import psnr
 from ircdeblur.nets import belief
 from ircdeblur.operators import MotionBlur
 from ircdeblur.plots import captioned
+from ircdeblur.srgb import linear_to_srgb, srgb_to_linear
 
 NOISES = (0.0, 0.003)
 """Other values of `LEAST_MISFIT`."""

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from ircdeblur.data.camera import camera_basis, camera_shake
-from ircdeblur.data.light import linear_to_srgb, srgb_to_linear, steepness
 from ircdeblur.data.photos import LumaPhotos, PhotosInMemory, cut, list_photos
 from ircdeblur.data.synthesis import KINDS, PairSettings, SyntheticPairs, disc_blur, jpeg, line_blur
 from ircdeblur.kernels import linear_motion_kernel
+from ircdeblur.srgb import linear_to_srgb, srgb_to_linear, steepness
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from ircdeblur.data.frames import (
     linear_motion,
     middle,
 )
-from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
 from ircdeblur.motion import align_sign, canonical
 from ircdeblur.operators import MotionBlur
+from ircdeblur.srgb import linear_to_srgb, srgb_to_linear
 
 SIDE = 160
 needs_opencv = pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="OpenCV is not installed")

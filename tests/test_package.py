@@ -15,7 +15,7 @@ import ircdeblur
 PACKAGE = Path(ircdeblur.__file__).parent
 
 FLOORS = [
-    {"arrays", "kernels", "metrics", "psf", "tiles"},
+    {"arrays", "kernels", "metrics", "psf", "srgb", "tiles"},
     {"motion"},
     {"plots"},  # draws what the others compute, from arrays; knows kernels and motion fields only
     {"operators"},

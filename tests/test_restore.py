@@ -9,7 +9,6 @@ import torch
 import ircdeblur
 from ircdeblur import restore
 from ircdeblur.data.camera import camera_shake
-from ircdeblur.data.light import srgb_to_linear
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.metrics import motion_mse, psnr
 from ircdeblur.motion import from_double_angle
@@ -25,6 +24,7 @@ from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
 from ircdeblur.nets.shrinkage_net import ShrinkageIRCNet
 from ircdeblur.operators import UniformBlur
 from ircdeblur.solvers.settings import Settings, unsaturated
+from ircdeblur.srgb import srgb_to_linear
 
 PSF = linear_motion_kernel(9, 30)
 

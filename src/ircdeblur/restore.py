@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from ircdeblur.arrays import Images
-from ircdeblur.data.light import linear_to_srgb, srgb_to_linear, steepness
 from ircdeblur.kernels import MAX_LENGTH
 from ircdeblur.motion import check_motion, to_polar
 from ircdeblur.nets.belief import doubt_of, misfit_noise, restoration_weight, unexplained
@@ -36,6 +35,7 @@ from ircdeblur.nets.onnx import Runtime, check_runtime, motion_net_of
 from ircdeblur.operators import MotionBlur, UniformBlur, motion_reach
 from ircdeblur.psf import check_psf
 from ircdeblur.solvers.settings import DEFAULTS, Settings, estimate_noise, unsaturated
+from ircdeblur.srgb import linear_to_srgb, srgb_to_linear, steepness
 from ircdeblur.tiles import (
     Progress,
     Tile,

@@ -289,8 +289,8 @@ def _figures(entry: Entry) -> dict[str, object]:
 
 def _noise(entry: Entry, linear_light: bool) -> float:
     """Return the standard deviation of the noise as a run without ``--noise`` finds it."""
-    from ircdeblur.data.light import srgb_to_linear
     from ircdeblur.nets.noise import noise_of
+    from ircdeblur.srgb import srgb_to_linear
 
     return noise_of(*_blurred(entry), srgb_to_linear if linear_light else None)
 

@@ -30,10 +30,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
 from ircdeblur.data.photos import LUMA, list_photos, load_photo
 from ircdeblur.data.synthesis import line_blur
 from ircdeblur.motion import canonical
+from ircdeblur.srgb import linear_to_srgb, srgb_to_linear
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 

@@ -11,12 +11,12 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
-from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
 from ircdeblur.data.synthesis import Photos, draw_field
 from ircdeblur.kernels import MAX_LENGTH, MotionBank, linear_motion_kernel
 from ircdeblur.motion import from_polar, to_polar
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.settings import unsaturated
+from ircdeblur.srgb import linear_to_srgb, srgb_to_linear
 
 UNIFORM = ("bank", "line", "shake", "round")
 VARYING = ("camera", "turning")

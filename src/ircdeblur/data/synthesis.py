@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
 from ircdeblur.data.camera import FIELD_OF_VIEW_FOCALS
-from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
+from ircdeblur.srgb import linear_to_srgb, srgb_to_linear
 
 
 def line_blur(

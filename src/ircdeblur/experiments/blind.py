@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ircdeblur.data.light import linear_to_srgb, srgb_to_linear, steepness
 from ircdeblur.experiments import direct_cnn
 from ircdeblur.experiments.config import DIRECT, BlindRow
 from ircdeblur.experiments.motion_baselines import NETWORKS, load_baselines, weights_path
@@ -35,6 +34,7 @@ from ircdeblur.restore import (
     resolve_device,
 )
 from ircdeblur.solvers.settings import DEFAULTS, deconvolve, unsaturated
+from ircdeblur.srgb import linear_to_srgb, srgb_to_linear, steepness
 
 CONSOLIDATIONS = {"refined": "picture", "raw": "none"}
 """What `estimate_motion` is asked to make of Motion-Net's answers."""

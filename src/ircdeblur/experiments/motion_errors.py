@@ -24,7 +24,6 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt, uniform_filter
 
 from ircdeblur.data.camera import camera_shake
-from ircdeblur.data.light import linear_to_srgb, srgb_to_linear
 from ircdeblur.data.photos import list_photos, load_photo
 from ircdeblur.data.synthesis import draw_field, line_blur
 from ircdeblur.experiments.report import cell, machine, table, write_rows
@@ -35,6 +34,7 @@ from ircdeblur.motion import SURE, align_sign, relative_error, to_polar
 from ircdeblur.operators import MotionBlur
 from ircdeblur.plots import plot_groups
 from ircdeblur.restore import estimate_motion
+from ircdeblur.srgb import linear_to_srgb, srgb_to_linear
 
 NAME = "motion-errors"
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ircdeblur.data.light import srgb_to_linear, steepness
 from ircdeblur.nets.evidence import SMALLEST, Luma, SpectralEvidence, Windows, one_thread
 from ircdeblur.nets.motion_net import luminance
 from ircdeblur.nets.noise import middle
 from ircdeblur.solvers.settings import estimate_noise
+from ircdeblur.srgb import srgb_to_linear, steepness
 
 EXPONENTS = (1.5, 2.0, 2.5, 3.0)
 """By which the power of the scene may fall."""
