@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ircdeblur.motion import from_double_angle, to_double_angle
 from ircdeblur.nets.evidence import SMALLEST, Luma, SpectralEvidence, Windows, one_thread
 from ircdeblur.nets.motion_net import luminance
 from ircdeblur.nets.noise import middle
@@ -109,6 +110,6 @@ def is_linear_light(image: torch.Tensor, blur: np.ndarray | torch.Tensor) -> boo
         noise = estimate_noise(luma)
         values, linear = SpectralEvidence(luma, noise), SpectralEvidence(LinearLuma(Luma(luma)), noise)
         if isinstance(blur, torch.Tensor):
-            planes = blur[rows, columns].permute(2, 0, 1).to(luma)
-            blur = values.sample(planes, (luma.shape[-2], luma.shape[-1])).T
+            double = to_double_angle(blur[rows, columns].to(luma)).permute(2, 0, 1)
+            blur = from_double_angle(values.sample(double, (luma.shape[-2], luma.shape[-1])).T)
         return evidence_for_linear_light(values, linear, blur) > DECISIVE
