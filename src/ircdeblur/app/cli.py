@@ -1083,7 +1083,7 @@ def _export(context: typer.Context) -> None:
     state = context.ensure_object(dict)
     state["command"] = " ".join(filter(None, ("ircdeblur export", context.invoked_subcommand)))
     if context.invoked_subcommand is None:
-        raise UsageError("no format given, onnx")
+        raise UsageError("no format given, onnx or weights")
 
 
 @export.command()
@@ -1126,6 +1126,34 @@ def onnx(
                 f"{paths[0].parent}: {files}; differs from torch by at most {difference:.1e}{unit} on a random picture"
             )
             _print(sys.stdout, one_line(text))
+    return 0
+
+
+@export.command()
+def weights(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Files of weights of one network.")],
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="File to write, NAME.safetensors.")],
+    share: Annotated[
+        list[float] | None,
+        typer.Option("--share", metavar="S", help="Share of each file, in their order; equal ones if not given."),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Keep float32; float16 is half the size.")] = False,
+    overwrite: OVERWRITE = False,
+    quiet: QUIET = False,
+) -> int:
+    """Write weights as they are shipped: in float16, and the mean of several files.
+
+    Networks that were trained further from the same weights are often better together: their mean keeps what each has
+    gained. The file holds the summaries of all their trainings.
+    """
+    if share and (len(share) != len(files) or abs(sum(share) - 1) > 1e-6):
+        raise UsageError(f"--share must be given for each of the {len(files)} files, and they must sum to 1")
+
+    from ircdeblur.app.export import write_weights
+
+    write_weights(files, out, share or None, not full, overwrite)
+    if not quiet:
+        _print(sys.stdout, str(out))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Writing the networks for other programs: the work of ``ircdeblur export``."""
+"""Writing the networks for other programs and other machines: the work of ``ircdeblur export``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -22,6 +22,7 @@ from ircdeblur.nets.onnx import (
     irc_net_graphs,
     require,
 )
+from ircdeblur.nets.weights_file import average_weights
 
 
 class Written(NamedTuple):
@@ -92,6 +93,28 @@ def write_onnx(
                 with atomic_write(path, overwrite=overwrite) as temp:
                     shutil.copyfile(Path(folder, name), temp)
     return written
+
+
+def write_weights(
+    paths: Sequence[Path], out: Path, shares: Sequence[float] | None, half: bool, overwrite: bool
+) -> None:
+    """Write the mean of files of weights; see `ircdeblur.nets.weights_file.average_weights`.
+
+    Raises
+    ------
+    ImageFileError
+        If a file is missing, the output exists or cannot be written, or the files are not weights of one network.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise ImageFileError("the weights are missing", path, "check the name")
+    check_output(out, overwrite=overwrite, inputs=paths, suffixes=(".safetensors",))
+    with atomic_write(out, overwrite=overwrite) as temporary:
+        try:
+            average_weights(paths, temporary, shares, half)
+        except ValueError as error:
+            what, _, where = str(error).partition(": ")
+            raise ImageFileError(f"not usable weights ({what})", where, "give files of one network") from error
 
 
 Loaded = TypeVar("Loaded")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 Net = TypeVar("Net", bound=torch.nn.Module)
 
@@ -39,9 +39,21 @@ def save_weights(
     half : bool
         Store float16: half the size, errors of 0.05 % of each weight.
     """
-    state = {name: (t.half() if half else t).detach().cpu().contiguous() for name, t in net.state_dict().items()}
+    _write(net.state_dict(), kind, config, path, summary, half)
+
+
+def _write(
+    tensors: Mapping[str, torch.Tensor],
+    kind: str,
+    config: dict[str, Any],
+    path: str | Path,
+    summary: dict[str, Any] | None,
+    half: bool,
+) -> None:
+    state = {name: (t.half() if half else t).detach().cpu().contiguous() for name, t in tensors.items()}
     metadata = {"network": kind, "config": json.dumps(config), "summary": json.dumps(summary or {})}
-    save_file(state, str(path), metadata=metadata)
+    # Not `save_file`, which leaves a file that its owner alone can read.
+    Path(path).write_bytes(save(state, metadata))
 
 
 def load_weights(
@@ -132,6 +144,59 @@ def build_net(build: Callable[[dict[str, Any]], Net], config: str, state: dict[s
     except RuntimeError as error:
         raise ValueError(f"weights do not fit their configuration: {path}") from error
     return net.eval()
+
+
+def average_weights(
+    paths: Sequence[Path], out: Path, shares: Sequence[float] | None = None, half: bool = False
+) -> None:
+    """Write the mean of several files of weights of one network.
+
+    Networks that were trained further from the same weights mostly lie in one valley: the mean keeps what each has
+    gained, and loses part of the noise of each. It is worth nothing for networks of different initial weights.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Files of one kind of network and one configuration; a single one is copied.
+    out : path
+        The file to write; it may be one of them. Its summary holds those of all.
+    shares : sequence of float, optional
+        Share of each file; they must sum to 1. Equal ones if not given.
+    half : bool
+        Store float16; see `save_weights`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    ValueError
+        If the files are no weights, are of different networks, or the shares do not fit.
+
+    References
+    ----------
+    M. Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
+    increasing inference time", ICML 2022.
+    """
+    shares = [1 / len(paths)] * len(paths) if shares is None else shares
+    if len(shares) != len(paths) or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"the shares must be as many as the files, {len(paths)}, and sum to 1, got {list(shares)}")
+    kinds, states = [], []
+    for path in paths:
+        metadata, state = read_weights(path)
+        if "network" not in metadata or "config" not in metadata:
+            raise ValueError(f"no weights of a network: {path}")
+        kinds.append((metadata["network"], json.loads(metadata["config"]), {k: t.shape for k, t in state.items()}))
+        states.append(state)
+        if kinds[-1] != kinds[0]:
+            raise ValueError(f"another network than that of {paths[0]}: {path}")
+    mean = {
+        name: torch.stack([share * state[name] for share, state in zip(shares, states, strict=True)]).sum(0)
+        for name in states[0]
+    }
+    trained = [{"share": share, **training_summary(path)} for share, path in zip(shares, paths, strict=True)]
+    summary = {"mean of": trained} if len(paths) > 1 else training_summary(paths[0])
+    kind, config, _ = kinds[0]
+    _write(mean, kind, config, out, summary, half)
 
 
 def network_of(path: Path) -> str:
