@@ -503,6 +503,8 @@ def test_end_to_end_training(tmp_path):
         ("irc_net", "taught: 0.5", "replay of at least 1"),
         ("irc_net", "replay: 2\ntogether: true\nprior: shrinkage", "prior: cnn"),
         ("irc_net", "replay: 2\ntaught: 1.5", "taught must be in"),
+        ("irc_net", "blind: 2", "blind must be in"),
+        ("irc_net", "camera_pairs: {speed: 3}", "camera_pairs.speed"),
         ("irc_net", "view: 64", "replay of at least 1"),
         ("irc_net", "replay: 2\nview: 129", "at most the crop of 128 px"),
         ("irc_net", "loss: cubic", "absolute, rms"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ircdeblur.data.camera import camera_shake
+from ircdeblur.data.mixed import MixedPairs
 from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import align_sign, from_double_angle, to_double_angle
 from ircdeblur.nets.blind import consolidate, estimate, smooth_field
@@ -434,7 +435,7 @@ def test_training_end_to_end(tmp_path):
 def test_loss_counts_only_what_is_known(net):
     pytest.importorskip("lightning")
     from ircdeblur.data.synthesis import Pairs
-    from ircdeblur.training.motion_net import UNKNOWN, MixedPairs, motion_loss
+    from ircdeblur.training.motion_net import UNKNOWN, motion_loss
 
     blurred = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     motion = torch.zeros(1, 32, 32, 2)

@@ -6,6 +6,8 @@ passes through them.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from ircdeblur.motion import CERTAIN, DOUBTFUL, STILL
@@ -66,18 +68,50 @@ def unexplained(weight: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
     return (weight * beyond(error)).sum((-2, -1))
 
 
-def misfit_noise(total: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def misfit_noise(total: torch.Tensor, weights: torch.Tensor, least: float | None = None) -> torch.Tensor:
     """Return the standard deviation of what a motion will not explain of a photograph, on the [0, 1] scale.
 
     Parameters
     ----------
     total, weights : (...) tensors
         Sums over the photograph of `unexplained` and of the weights.
+    least : float, optional
+        Where the motion is right, `LEAST_MISFIT` if not given.
 
     Returns
     -------
     noise : (...) tensor
-        From `LEAST_MISFIT`, where the motion is right, to a little more than `MAX_MISFIT`.
+        From the least to a little more than `MAX_MISFIT`.
     """
     wrong = (MISFIT * total / weights.clamp(min=1e-9)).clamp(max=MAX_MISFIT)
-    return (wrong**2 + LEAST_MISFIT**2).sqrt()
+    return (wrong**2 + (LEAST_MISFIT if least is None else least) ** 2).sqrt()
+
+
+class Reckoned(NamedTuple):
+    """What a blind restoration of whole pictures reckons with.
+
+    Attributes
+    ----------
+    weight : (B, H, W) tensor
+        See `restoration_weight`.
+    noise : (B,) tensor
+        Standard deviation of the noise and of what the motion will not explain, together.
+    doubt : (B, H, W) tensor
+        See `doubt_of`.
+    """
+
+    weight: torch.Tensor
+    noise: torch.Tensor
+    doubt: torch.Tensor
+
+
+def reckon(
+    motion: torch.Tensor, error: torch.Tensor, noise: float | torch.Tensor, least: float | None = None
+) -> Reckoned:
+    """Return what follows from motions (B, H, W, 2), their expected errors (B, H, W), and the noise, one or (B,).
+
+    The gradient passes through the weight and the doubt. `least` is that of `misfit_noise`.
+    """
+    weight = restoration_weight(motion.norm(dim=-1), error)
+    misfit = misfit_noise(unexplained(weight, error), weight.sum((-2, -1)), least).detach()
+    return Reckoned(weight, torch.hypot(torch.as_tensor(noise).to(misfit), misfit), doubt_of(error))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ircdeblur.motion import from_double_angle
-from ircdeblur.nets.belief import doubt_of, misfit_noise, restoration_weight, unexplained
+from ircdeblur.nets.belief import reckon
 from ircdeblur.nets.motion_net import MotionNet
 from ircdeblur.nets.unrolled import UnrolledNet
 from ircdeblur.operators import MotionBlur
@@ -51,11 +51,9 @@ class JointNet(nn.Module):
             Standard deviation of their noise.
         """
         motion, error = self.motion(y)
-        weight = restoration_weight(motion.norm(dim=-1), error)
-        misfit = misfit_noise(unexplained(weight, error), weight.sum((-2, -1))).detach()
-        noise = torch.hypot(torch.as_tensor(noise).to(misfit), misfit)
-        frames = self.irc_net.estimates(y, MotionBlur(motion), noise, doubt_of(error))
-        return [torch.lerp(y, x, weight[:, None]) for x in frames]
+        known = reckon(motion, error, noise)
+        frames = self.irc_net.estimates(y, MotionBlur(motion), known.noise, known.doubt)
+        return [torch.lerp(y, x, known.weight[:, None]) for x in frames]
 
     def forward(self, y: torch.Tensor, noise: float | torch.Tensor) -> torch.Tensor:
         """Return the sharp images (B, C, H, W), not clipped; see `estimates`."""

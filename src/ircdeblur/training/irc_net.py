@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,17 @@ import torch
 
 from ircdeblur.data.camera import camera_shake
 from ircdeblur.data.known_blur import KnownBlur, KnownBlurPairs, KnownBlurSettings
+from ircdeblur.data.mixed import MixedPairs
 from ircdeblur.data.photos import PhotosInMemory, list_photos, load_photo
+from ircdeblur.data.synthesis import PairSettings, Photos, SyntheticPairs
 from ircdeblur.kernels import linear_motion_kernel
-from ircdeblur.nets.checkpoints import load_irc_net, save_irc_net
+from ircdeblur.nets.checkpoints import load_irc_net, load_motion_net, save_irc_net
 from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, crop_rim
 from ircdeblur.nets.shrinkage_net import ShrinkageConfig, ShrinkageIRCNet
 from ircdeblur.nets.unrolled import UnrolledNet
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.settings import deconvolve
+from ircdeblur.training.blind_pairs import BlindPairs
 from ircdeblur.training.config import parse_time, read_config
 from ircdeblur.training.loop import Loss, Save, run, steps_of
 from ircdeblur.training.replay import Prepared, Replay, Started, StartedReplay
@@ -73,8 +76,17 @@ class IRCTrainingConfig:
         for the whole crops. Large crops take less time to prepare, for their size, and have less of borders.
     loss : {"absolute", "rms"}
         See `distance`.
+    blind : float
+        Share of the batches whose motion is found as `ircdeblur.deblur` finds it, by the package's Motion-Net and on
+        the crops' spectra (see `ircdeblur.training.blind_pairs.BlindPairs`): it takes the place of the wrong ones of
+        `pairs`, as if `wrong` were 1.
+    photographed : float
+        Share of these that are made as those for Motion-Net are: things that move before a background, uneven speeds,
+        bent paths, shot noise, JPEG.
     pairs : KnownBlurSettings
         The pairs.
+    camera_pairs : PairSettings
+        Those made as for Motion-Net. Crops and their number are those of `pairs`.
     cnn : IRCNetConfig
         Size of the network with the convolutional prior.
     shrinkage : ShrinkageConfig
@@ -98,7 +110,10 @@ class IRCTrainingConfig:
     taught: float = 0.0
     view: int = 0
     loss: str = "absolute"
+    blind: float = 0.0
+    photographed: float = 0.0
     pairs: KnownBlurSettings = field(default_factory=KnownBlurSettings)
+    camera_pairs: PairSettings = field(default_factory=PairSettings)
     cnn: IRCNetConfig = field(default_factory=IRCNetConfig)
     shrinkage: ShrinkageConfig = field(default_factory=ShrinkageConfig)
 
@@ -114,7 +129,8 @@ class IRCTrainingConfig:
 
 def load_config(path: str | Path) -> IRCTrainingConfig:
     """Read an `IRCTrainingConfig` from YAML; a key that it does not know raises `ValueError`."""
-    config = read_config(path, IRCTrainingConfig, {"pairs": KnownBlurSettings, **NETWORKS})
+    nested = {"pairs": KnownBlurSettings, "camera_pairs": PairSettings, **NETWORKS}
+    config = read_config(path, IRCTrainingConfig, nested)
     parse_time(config.train_time)
     if config.prior not in NETWORKS:
         raise ValueError(f"{path}: prior must be one of {', '.join(NETWORKS)}, got {config.prior!r}")
@@ -124,8 +140,9 @@ def load_config(path: str | Path) -> IRCTrainingConfig:
         raise ValueError(f"{path}: view must be at most the crop of {config.pairs.crop} px, got {config.view}")
     if config.loss not in LOSSES:
         raise ValueError(f"{path}: loss must be one of {', '.join(LOSSES)}, got {config.loss!r}")
-    if not 0 <= config.taught <= 1:
-        raise ValueError(f"{path}: taught must be in [0, 1], got {config.taught}")
+    for name in ("taught", "blind", "photographed"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{path}: {name} must be in [0, 1], got {getattr(config, name)}")
     return config
 
 
@@ -268,6 +285,19 @@ def _moved(blur: UniformBlur | MotionBlur, device: torch.device) -> UniformBlur 
     return MotionBlur(blur.motion.to(device), blur.boundary, blur.interpolation, blur.margin)
 
 
+def training_pairs(photos: Photos, config: IRCTrainingConfig, seed: int, device: torch.device) -> Iterable[KnownBlur]:
+    """Return endless batches of the kinds that the configuration names."""
+    pairs: Iterable[KnownBlur] = KnownBlurPairs(photos, config.pairs, seed, device)
+    if config.blind <= 0:
+        return pairs
+    crops: Iterable[Any] = KnownBlurPairs(photos, replace(config.pairs, wrong=1.0), seed + 1, device)
+    if config.photographed > 0:
+        like = replace(config.camera_pairs, crop=config.pairs.crop, batch=config.pairs.batch)
+        crops = MixedPairs(crops, SyntheticPairs(photos, like, seed + 2, device), config.photographed, seed + 3)
+    blind = BlindPairs(crops, load_motion_net().to(device), config.pairs.batch, seed + 4)
+    return MixedPairs(pairs, blind, config.blind, seed + 5)
+
+
 def _save_first(net: IRCNet, path: Path, summary: dict[str, Any]) -> None:
     """Write a network of which the first prior was trained."""
     whole = copy.deepcopy(net)
@@ -328,7 +358,7 @@ def train_irc_net(
             save = _save_first
 
     def source(apart: int, device: torch.device) -> Iterable[Any]:
-        pairs = KnownBlurPairs(photos, config.pairs, seed + apart, device)
+        pairs = training_pairs(photos, config, seed + apart, device)
         if config.replay > 0 and isinstance(net, IRCNet):
             return Replay(net, config.stage, pairs, config.replay, seed + apart, config.taught, config.view)
         if config.replay > 0 and isinstance(net, ShrinkageIRCNet):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import IterableDataset
 
 from ircdeblur.data.camera import camera_shake
 from ircdeblur.data.dataset import DatasetPairs
+from ircdeblur.data.mixed import MixedPairs
 from ircdeblur.data.photos import LUMA, LumaPhotos, list_photos, load_photo
 from ircdeblur.data.synthesis import Pairs, PairSettings, Photos, SyntheticPairs, disc_blur, line_blur
 from ircdeblur.metrics import motion_mse
@@ -112,30 +112,6 @@ def motion_loss(net: MotionNet, pairs: Pairs) -> torch.Tensor:
 
 ROBUST = 0.25
 """Errors above this (in units of 16 px) count by their size, smaller ones by their square."""
-
-
-class MixedPairs(IterableDataset):
-    """Batches of one source, and now and then of another one.
-
-    Parameters
-    ----------
-    first, second : iterable of Pairs
-        Endless sources.
-    share : float
-        Of the second, in [0, 1].
-    seed : int
-        Of their order.
-    """
-
-    def __init__(self, first: Iterable[Pairs], second: Iterable[Pairs], share: float, seed: int):
-        super().__init__()
-        self.first, self.second, self.share, self.seed = first, second, share, seed
-
-    def __iter__(self) -> Iterator[Pairs]:
-        rng = np.random.default_rng(self.seed)
-        first, second = iter(self.first), iter(self.second)
-        while True:
-            yield next(second if rng.random() < self.share else first)
 
 
 class PairsConfig(Protocol):
