@@ -35,7 +35,7 @@ from ircdeblur.nets.onnx import Runtime, check_runtime, motion_net_of
 from ircdeblur.operators import MotionBlur, UniformBlur, motion_reach
 from ircdeblur.psf import check_psf
 from ircdeblur.solvers.settings import DEFAULTS, Settings, estimate_noise, unsaturated
-from ircdeblur.srgb import linear_to_srgb, srgb_to_linear, steepness
+from ircdeblur.srgb import linear_to_srgb, noise_in_linear_light, srgb_to_linear
 from ircdeblur.tiles import (
     Progress,
     Tile,
@@ -271,12 +271,11 @@ def belief_in(field: _Field, shape: tuple[int, int]) -> Belief:
     return Belief(float(weights) / (shape[0] * shape[1]), float(misfit_noise(total, weights)))
 
 
-def _noise_of(images: Images, index: int, blur: np.ndarray | _Field, linear_light: bool) -> float:
+def _noise_of(images: Images, index: int, blur: np.ndarray | _Field) -> float:
     """Return the standard deviation of the noise that the restoration of one image must reckon with."""
     rows, columns = middle(images.shape)
     part = blur if isinstance(blur, np.ndarray) else blur.window(rows, columns)[0]
-    curve = srgb_to_linear if linear_light else None
-    return noise_of(images.window(index, rows, columns), part, curve, images.sample(index, WHOLE_PIXELS))
+    return noise_of(images.window(index, rows, columns), part, images.sample(index, WHOLE_PIXELS))
 
 
 def _linear_light_of(images: Images, index: int, blur: np.ndarray | _Field, light: Light) -> bool:
@@ -313,11 +312,10 @@ def _restore(
                 progress(1, 1)
             return
     linear_light = _linear_light_of(images, index, blur, how.linear_light)
-    # Noise of the values is this much of linear light, on average.
-    scale = float(steepness(images.sample(index, WHOLE_PIXELS).clamp(0, 1)).mean()) if linear_light else 1.0
-    sigma = _noise_of(images, index, blur, linear_light) if how.noise is None else how.noise * scale
+    sigma = _noise_of(images, index, blur) if how.noise is None else how.noise
     if belief is not None:
-        sigma = math.hypot(sigma, belief.noise * scale)
+        sigma = math.hypot(sigma, belief.noise)
+    sigma *= noise_in_linear_light(images.sample(index, WHOLE_PIXELS)) if linear_light else 1.0
     uniform, field = None, None
     if isinstance(blur, np.ndarray):
         uniform = UniformBlur(torch.from_numpy(blur).to(images.device, torch.float32), boundary="extended")

@@ -15,6 +15,11 @@ def steepness(image: torch.Tensor) -> torch.Tensor:
     return torch.where(image <= 0.04045, 1 / 12.92, 2.4 / 1.055 * ((image.clamp(min=0.04045) + 0.055) / 1.055) ** 1.4)
 
 
+def noise_in_linear_light(image: torch.Tensor) -> float:
+    """Return by what factor the noise of sRGB values changes in linear light, root mean square over an image."""
+    return float(steepness(image.clamp(0, 1)).square().mean().sqrt())
+
+
 def linear_to_srgb(image: torch.Tensor) -> torch.Tensor:
     """Encode linear light in [0, 1] as sRGB values (IEC 61966-2-1)."""
     return torch.where(image <= 0.0031308, image * 12.92, 1.055 * image.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)

@@ -161,7 +161,7 @@ class ReportPage:
         profile = photo.metadata.get("icc-profile-data")
         icc = profile if isinstance(profile, bytes) else None
         light = _is_linear(entry) if self._linear_light == "auto" else self._linear_light
-        noise = _noise(entry, light) if self._noise is None else self._noise
+        noise = _noise(entry) if self._noise is None else self._noise
         origin = "estimated" if self._noise is None else "given"
         figures = {**_figures(entry), "noise": f"{100 * noise:.2f} % of the range, {origin}"}
         if self._linear_light == "auto":
@@ -287,12 +287,11 @@ def _figures(entry: Entry) -> dict[str, object]:
     return figures
 
 
-def _noise(entry: Entry, linear_light: bool) -> float:
+def _noise(entry: Entry) -> float:
     """Return the standard deviation of the noise as a run without ``--noise`` finds it."""
     from ircdeblur.nets.noise import noise_of
-    from ircdeblur.srgb import srgb_to_linear
 
-    return noise_of(*_blurred(entry), srgb_to_linear if linear_light else None)
+    return noise_of(*_blurred(entry))
 
 
 def _is_linear(entry: Entry) -> bool:

@@ -34,7 +34,7 @@ from ircdeblur.restore import (
     resolve_device,
 )
 from ircdeblur.solvers.settings import DEFAULTS, deconvolve, unsaturated
-from ircdeblur.srgb import linear_to_srgb, srgb_to_linear, steepness
+from ircdeblur.srgb import linear_to_srgb, noise_in_linear_light, srgb_to_linear
 
 CONSOLIDATIONS = {"refined": "picture", "raw": "none"}
 """What `estimate_motion` is asked to make of Motion-Net's answers."""
@@ -293,13 +293,14 @@ def undo(
     y = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
     blur = MotionBlur(torch.from_numpy(np.ascontiguousarray(found.motion, np.float32)).to(y), boundary="extended")
     linear_light = found.linear_light and not known
-    noise = noise_of(y, blur.motion, srgb_to_linear if linear_light else None)
+    noise = noise_of(y, blur.motion)
     if not known:
         belief = belief_in(MotionEstimate(torch.from_numpy(found.motion), error, 0.0), found.error.shape)
         if belief.share < SPECK:
             return image.clip(0, 1)
-        noise = math.hypot(noise, belief.noise * (float(steepness(y).mean()) if linear_light else 1.0))
-    y = srgb_to_linear(y) if linear_light else y
+        noise = math.hypot(noise, belief.noise)
+    if linear_light:
+        noise, y = noise * noise_in_linear_light(y), srgb_to_linear(y)
     mask = unsaturated(y)
     if mask is not None and not mask.any():
         return image.clip(0, 1)

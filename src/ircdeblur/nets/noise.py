@@ -6,8 +6,6 @@ to which it adds its own. A restoration that believes the estimate sharpens all 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
@@ -63,28 +61,14 @@ def hidden_noise(image: torch.Tensor, blur: np.ndarray | torch.Tensor) -> float:
     return RECKONED * found if found > evidence.noise else 0.0
 
 
-def noise_of(
-    image: torch.Tensor,
-    blur: np.ndarray | torch.Tensor,
-    curve: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    sample: torch.Tensor | None = None,
-) -> float:
+def noise_of(image: torch.Tensor, blur: np.ndarray | torch.Tensor, sample: torch.Tensor | None = None) -> float:
     """Return the standard deviation of the noise that a restoration must reckon with, estimated or hidden.
 
     Parameters
     ----------
     image, blur
         As for `hidden_noise`; of a photograph that is not in memory, its `middle`.
-    curve : callable, optional
-        By which values are changed before the restoration, to linear light for instance; the noise is that after it.
     sample : (1, C, h, w) tensor, optional
         Pixels from all over the photograph, for the estimate.
     """
-    sample = image if sample is None else sample
-    estimated = estimate_noise(sample if curve is None else curve(sample.clamp(0, 1)))
-    image = image.clamp(0, 1)
-    hidden = hidden_noise(image, blur)
-    if curve is not None and hidden > 0:
-        # By as much as the curve is steep.
-        hidden *= float((curve(image + 0.01) - curve(image)).mean()) / 0.01
-    return max(estimated, hidden)
+    return max(estimate_noise(image if sample is None else sample), hidden_noise(image.clamp(0, 1), blur))

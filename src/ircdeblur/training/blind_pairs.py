@@ -17,7 +17,7 @@ from ircdeblur.nets.blind import Net, estimate
 from ircdeblur.nets.evidence import one_thread
 from ircdeblur.nets.noise import noise_of
 from ircdeblur.solvers.settings import unsaturated
-from ircdeblur.srgb import srgb_to_linear, steepness
+from ircdeblur.srgb import noise_in_linear_light, srgb_to_linear
 
 BELIEVED = 0.5
 """Crops of whose restoration less is believed, see `ircdeblur.nets.belief.restoration_weight`, teach nothing."""
@@ -73,12 +73,13 @@ class BlindPairs(IterableDataset):
     def _found(self, blurred: torch.Tensor, sharp: torch.Tensor, least: float) -> KnownBlur | None:
         given = blurred.clamp(0, 1)
         found = estimate(self.net, given)
-        curve, scale = (srgb_to_linear, float(steepness(given).mean())) if found.linear_light else (None, 1.0)
-        known = reckon(found.motion[None], found.error[None], noise_of(given, found.motion, curve) / scale, least)
+        known = reckon(found.motion[None], found.error[None], noise_of(blurred, found.motion), least)
         if float(known.weight.mean()) < BELIEVED:
             return None
-        if curve is not None:
-            given, sharp = curve(given), curve(sharp.clamp(0, 1))
+        noise = known.noise
+        if found.linear_light:
+            noise = noise * noise_in_linear_light(given)
+            given, sharp = srgb_to_linear(given), srgb_to_linear(sharp.clamp(0, 1))
         mask = unsaturated(given)
         mask = torch.ones_like(given[:, :1]) if mask is None else mask
-        return KnownBlur(given, sharp, scale * known.noise, None, found.motion[None], known.doubt, mask)
+        return KnownBlur(given, sharp, noise, None, found.motion[None], known.doubt, mask)
