@@ -73,8 +73,8 @@ def save(net, path, summary):
 
 
 loop.time = SimpleNamespace(monotonic=Clock())
-schedule = SimpleNamespace(seed=0, train_time="00:00:12", learning_rate=1.0, weight_decay=0.0, average=0.9,
-                           precision="32-true", validate_every=5)
+schedule = SimpleNamespace(seed=0, train_time="00:00:12", optimizer="adamw", learning_rate=1.0, weight_decay=0.0,
+                           average=0.9, precision="32-true", validate_every=5)
 torch.manual_seed(rank)  # The first process's weights count.
 net = Net()
 loop.run(net, loss, save, schedule, source, Pictures(), out / "net.safetensors", {}, progress=False, devices=devices)

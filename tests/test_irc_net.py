@@ -509,6 +509,8 @@ def test_end_to_end_training(tmp_path):
         ("irc_net", "replay: 2\nview: 129", "at most the crop of 128 px"),
         ("irc_net", "loss: cubic", "absolute, rms"),
         ("irc_net", "train_time: '5'", "HH:MM:SS"),
+        ("irc_net", "optimizer: sgd", "adamw, muon"),
+        ("end_to_end", "optimizer: sgd", "adamw, muon"),
         ("end_to_end", "dataset_share: 0.2", "needs datasets"),
         ("end_to_end", "speed: 3", "unknown setting speed"),
     ],
@@ -628,7 +630,7 @@ def test_penalties_and_scales_learn_faster():
     from ircdeblur.training.loop import TrainingModule
 
     net = ShrinkageIRCNet(ShrinkageConfig(stages=2, filters=2, size=3))
-    schedule = SimpleNamespace(learning_rate=1e-3, weight_decay=0.1)
+    schedule = SimpleNamespace(optimizer="adamw", learning_rate=1e-3, weight_decay=0.1)
     groups = TrainingModule(net, None, schedule, None).configure_optimizers().param_groups
     pace = {id(p): g["pace"] for g in groups for p in g["params"]}
     assert sum(len(g["params"]) for g in groups) == len(pace) == len(list(net.parameters()))

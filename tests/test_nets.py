@@ -509,7 +509,7 @@ def test_the_weights_that_were_validated_are_saved(tmp_path):
         return -net.weight.sum()
 
     class Schedule:
-        seed, train_time, learning_rate, weight_decay = 0, "00:01:00", 0.1, 0.0
+        seed, train_time, optimizer, learning_rate, weight_decay = 0, "00:01:00", "adamw", 0.1, 0.0
         average, precision, validate_every = 0.9, "32-true", 4
 
     batches = [SimpleNamespace(blurred=torch.zeros(1, 1, 1, 1))] * 12

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from ircdeblur.training.optimizers import OPTIMIZERS
+
 Config = TypeVar("Config")
 
 
@@ -51,6 +53,21 @@ def read_config(path: str | Path, kind: type[Config], parts: dict[str, type]) ->
 
     config: Config = build(kind, data, "")
     return config
+
+
+def check_schedule(config: Any, path: str | Path) -> None:
+    """Raise `ValueError` unless the training time and the optimizer of a run are usable.
+
+    Parameters
+    ----------
+    config : data class
+        With `train_time` and `optimizer`.
+    path : path
+        Of its file, for messages.
+    """
+    parse_time(config.train_time)
+    if config.optimizer not in OPTIMIZERS:
+        raise ValueError(f"{path}: optimizer must be one of {', '.join(OPTIMIZERS)}, got {config.optimizer!r}")
 
 
 def parse_time(text: str) -> float:

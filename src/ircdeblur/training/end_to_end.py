@@ -21,7 +21,7 @@ from ircdeblur.nets.joint import JointNet
 from ircdeblur.nets.weights_file import network_of, training_summary
 from ircdeblur.operators import MotionBlur
 from ircdeblur.solvers.settings import estimate_noise
-from ircdeblur.training.config import parse_time, read_config
+from ircdeblur.training.config import check_schedule, read_config
 from ircdeblur.training.irc_net import distance
 from ircdeblur.training.loop import run, steps_of
 from ircdeblur.training.motion_net import SEVERITIES, motion_loss, training_pairs
@@ -33,7 +33,7 @@ class EndToEndConfig:
 
     Attributes
     ----------
-    seed, train_time, folders, validation, learning_rate, weight_decay, average, validate_every
+    seed, train_time, folders, validation, optimizer, learning_rate, weight_decay, average, validate_every
         As for `ircdeblur.training.irc_net.IRCTrainingConfig`.
     validation_pictures : int
         Number of them.
@@ -55,6 +55,7 @@ class EndToEndConfig:
     train_time: str = "00:20:00"
     folders: tuple[str, ...] = ("train", "train-more")
     validation: str = "val"
+    optimizer: str = "adamw"
     learning_rate: float = 2e-5
     weight_decay: float = 0.0
     average: float = 0.99
@@ -76,7 +77,7 @@ class EndToEndConfig:
 def load_config(path: str | Path) -> EndToEndConfig:
     """Read an `EndToEndConfig` from YAML; a key that it does not know raises `ValueError`."""
     config = read_config(path, EndToEndConfig, {"pairs": PairSettings})
-    parse_time(config.train_time)
+    check_schedule(config, path)
     if not 0 <= config.dataset_share <= 1 or (config.dataset_share > 0 and not config.datasets):
         raise ValueError(f"{path}: dataset_share must be in [0, 1] and needs datasets, got {config.dataset_share}")
     return config

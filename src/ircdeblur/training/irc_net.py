@@ -26,7 +26,7 @@ from ircdeblur.nets.unrolled import UnrolledNet
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.settings import deconvolve
 from ircdeblur.training.blind_pairs import BlindPairs
-from ircdeblur.training.config import parse_time, read_config
+from ircdeblur.training.config import check_schedule, read_config
 from ircdeblur.training.loop import Loss, Save, run, steps_of
 from ircdeblur.training.replay import Prepared, Replay, Started, StartedReplay
 
@@ -50,8 +50,10 @@ class IRCTrainingConfig:
         Folders of sharp photographs below the data folder.
     validation : str
         Folder of validation photographs below the data folder.
+    optimizer : {"adamw", "muon"}
+        See `ircdeblur.training.optimizers`.
     learning_rate, weight_decay : float
-        Of AdamW.
+        Of it.
     average : float
         Decay per step of the running average of the weights that is validated and shipped.
     validate_every : int
@@ -98,6 +100,7 @@ class IRCTrainingConfig:
     train_time: str = "01:00:00"
     folders: tuple[str, ...] = ("train", "train-more")
     validation: str = "val"
+    optimizer: str = "adamw"
     learning_rate: float = 5e-4
     weight_decay: float = 0.0
     average: float = 0.99
@@ -131,7 +134,7 @@ def load_config(path: str | Path) -> IRCTrainingConfig:
     """Read an `IRCTrainingConfig` from YAML; a key that it does not know raises `ValueError`."""
     nested = {"pairs": KnownBlurSettings, "camera_pairs": PairSettings, **NETWORKS}
     config = read_config(path, IRCTrainingConfig, nested)
-    parse_time(config.train_time)
+    check_schedule(config, path)
     if config.prior not in NETWORKS:
         raise ValueError(f"{path}: prior must be one of {', '.join(NETWORKS)}, got {config.prior!r}")
     if (config.together or config.taught or config.view) and (config.prior != "cnn" or config.replay < 1):

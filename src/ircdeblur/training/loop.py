@@ -33,6 +33,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ircdeblur.nets.layers import has_fast_bfloat16
 from ircdeblur.nets.weights_file import parameter_count
 from ircdeblur.training.config import parse_time
+from ircdeblur.training.optimizers import OPTIMIZERS
 
 
 class Batch(Protocol):
@@ -72,6 +73,8 @@ class Schedule(Protocol):
     def seed(self) -> int: ...  # noqa: D102
     @property
     def train_time(self) -> str: ...  # noqa: D102
+    @property
+    def optimizer(self) -> str: ...  # noqa: D102
     @property
     def learning_rate(self) -> float: ...  # noqa: D102
     @property
@@ -145,7 +148,7 @@ class TrainingModule(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW; normalisation and biases are not decayed. A network may set its parameters' `pace`."""
+        """Return the optimizer; normalisation and biases are not decayed. A network may set its parameters' `pace`."""
         pace: Callable[[str], float] = getattr(self.net, "pace", lambda name: 1.0)
         groups: dict[tuple[bool, float], dict[str, Any]] = {}
         for name, p in self.net.named_parameters():
@@ -153,7 +156,7 @@ class TrainingModule(lightning.LightningModule):
                 key = p.ndim > 1, pace(name)
                 decay = self.schedule.weight_decay if p.ndim > 1 else 0.0
                 groups.setdefault(key, {"params": [], "weight_decay": decay, "pace": key[1]})["params"].append(p)
-        return torch.optim.AdamW(groups.values(), self.schedule.learning_rate)
+        return OPTIMIZERS[self.schedule.optimizer](groups.values(), self.schedule.learning_rate)
 
     @property
     def progress(self) -> float:

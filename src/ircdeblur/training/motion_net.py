@@ -23,7 +23,7 @@ from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import from_double_angle, to_double_angle, to_polar
 from ircdeblur.nets.checkpoints import load_motion_net, save_motion_net
 from ircdeblur.nets.motion_net import STRIDE, MotionNet, MotionNetConfig, encode
-from ircdeblur.training.config import parse_time, read_config
+from ircdeblur.training.config import check_schedule, read_config
 from ircdeblur.training.loop import Loss, Save, run, steps_of
 
 SEVERITIES = {"moderate": 21.0, "severe": 35.0}
@@ -44,8 +44,10 @@ class TrainingConfig:
         Folders of sharp photographs below the data folder.
     validation : str
         Folder of validation photographs below the data folder.
+    optimizer : {"adamw", "muon"}
+        See `ircdeblur.training.optimizers`.
     learning_rate, weight_decay : float
-        Of AdamW.
+        Of it.
     average : float
         Decay per step of the running average of the weights that is validated and shipped.
     precision : str
@@ -68,6 +70,7 @@ class TrainingConfig:
     train_time: str = "01:30:00"
     folders: tuple[str, ...] = ("train", "train-more")
     validation: str = "val"
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     average: float = 0.998
@@ -83,7 +86,7 @@ class TrainingConfig:
 def load_config(path: str | Path) -> TrainingConfig:
     """Read a `TrainingConfig` from YAML; a key that it does not know raises `ValueError`."""
     config = read_config(path, TrainingConfig, {"pairs": PairSettings, "network": MotionNetConfig})
-    parse_time(config.train_time)
+    check_schedule(config, path)
     if not 0 <= config.dataset_share <= 1 or (config.dataset_share > 0 and not config.datasets):
         raise ValueError(f"{path}: dataset_share must be in [0, 1] and needs datasets, got {config.dataset_share}")
     return config

@@ -15,7 +15,7 @@ from ircdeblur.data.synthesis import Pairs, PairSettings, SyntheticPairs
 from ircdeblur.experiments.direct_cnn import DirectConfig, DirectNet, direct_loss, save, weights_path
 from ircdeblur.experiments.synthetic import SEVERITIES, camera_case
 from ircdeblur.metrics import psnr
-from ircdeblur.training.config import parse_time, read_config
+from ircdeblur.training.config import check_schedule, parse_time, read_config
 from ircdeblur.training.loop import run, steps_of
 
 
@@ -33,8 +33,10 @@ class DirectTrainingConfig:
         Folders of sharp photographs below the data folder.
     validation : str
         Folder of validation photographs below the data folder.
+    optimizer : {"adamw", "muon"}
+        See `ircdeblur.training.optimizers`.
     learning_rate, weight_decay : float
-        Of AdamW.
+        Of it.
     average : float
         Decay per step of the running average of the weights that is validated and kept.
     validate_every : int
@@ -51,6 +53,7 @@ class DirectTrainingConfig:
     train_time: str = "01:00:00"
     folders: tuple[str, ...] = ("train", "train-more")
     validation: str = "val"
+    optimizer: str = "adamw"
     learning_rate: float = 5e-4
     weight_decay: float = 0.0
     average: float = 0.99
@@ -68,7 +71,7 @@ class DirectTrainingConfig:
 def load_config(path: str | Path) -> DirectTrainingConfig:
     """Read a `DirectTrainingConfig` from YAML; a key that it does not know raises `ValueError`."""
     config = read_config(path, DirectTrainingConfig, {"pairs": PairSettings, "network": DirectConfig})
-    parse_time(config.train_time)
+    check_schedule(config, path)
     return config
 
 
