@@ -89,6 +89,13 @@ def test_crops_whose_motion_is_not_believed_teach_nothing():
     assert torch.equal(next(iter(batches((moved, sharp)))).noise, next(iter(batches((moved, sharp)))).noise)
 
 
+def test_crops_without_motion_are_an_error(monkeypatch):
+    monkeypatch.setattr(blind_pairs, "PATIENCE", 2)
+    still = photograph()[1]
+    with pytest.raises(ValueError, match="no motion is believed in 2 batches"):
+        next(iter(batches((still, still))))
+
+
 def test_training(tmp_path):
     """Half of the batches are blind ones, some of which were photographed: a few steps."""
     pytest.importorskip("lightning")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,6 +20,9 @@ from ircdeblur.srgb import noise_in_linear_light, srgb_to_linear
 
 BELIEVED = 0.5
 """Crops of whose restoration less is believed, see `ircdeblur.nets.belief.restoration_weight`, teach nothing."""
+
+PATIENCE = 50
+"""Batches in a row of which no crop is believed, after which there is no use in going on."""
 
 LEAST_MISFITS = (0.001, 0.006)
 """Between these is drawn what an exact motion is said not to explain; see `ircdeblur.nets.belief.LEAST_MISFIT`."""
@@ -47,6 +49,11 @@ class BlindPairs(IterableDataset):
     ------
     pairs : KnownBlur
         In the light that they seem to be blurred in.
+
+    Raises
+    ------
+    ValueError
+        On iteration, if next to no motion is believed.
     """
 
     def __init__(self, pairs: Iterable[Any], net: Net, batch: int, seed: int):
@@ -55,10 +62,18 @@ class BlindPairs(IterableDataset):
 
     def __iter__(self) -> Iterator[KnownBlur]:
         rng = np.random.default_rng(self.seed)
-        crops = (crop for pair in self.pairs for crop in self.found(pair, rng) if crop is not None)
-        while True:
-            together = zip(*itertools.islice(crops, self.batch), strict=True)
-            yield KnownBlur._make(None if parts[0] is None else torch.cat(parts) for parts in together)
+        crops: list[KnownBlur] = []
+        in_vain = 0
+        for pair in self.pairs:
+            believed = [crop for crop in self.found(pair, rng) if crop is not None]
+            in_vain = 0 if believed else in_vain + 1
+            if in_vain == PATIENCE:
+                raise ValueError(f"no motion is believed in {PATIENCE} batches of crops; larger crops, more motion?")
+            crops += believed
+            while len(crops) >= self.batch:
+                together, crops = crops[: self.batch], crops[self.batch :]
+                columns = zip(*together, strict=True)
+                yield KnownBlur._make(None if parts[0] is None else torch.cat(parts) for parts in columns)
 
     def found(self, pair: Any, rng: np.random.Generator) -> list[KnownBlur | None]:
         """Return each crop of a batch with what was found, None where that is not believed."""
