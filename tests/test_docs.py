@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"python", "bash", "text", "{toctree}", "{include}", "{eval-rst}"}
 
-RUN = {"deblur", "motion", "deconvolve", "blur", "compare", "export", "info", "dataset synthetic"}
+RUN = {"deblur", "motion", "deconvolve", "blur", "compare", "export onnx", "info", "dataset synthetic"}
 """Commands that the tests run; of all others they check options and arguments."""
 
 SMALLER = {"dataset synthetic": ["--count", "2", "--size", "144"]}
@@ -155,7 +155,7 @@ def check_command(words: list[str]) -> None:
 def check_ircdeblur(words: list[str]) -> None:
     """Run one of our commands, or parse it."""
     parse(words)
-    name = " ".join(words[:2]) if words[0] == "dataset" else words[0]
+    name = " ".join(words[:2]) if words[0] in ("dataset", "export") else words[0]
     own_weights = any(option in words for option in ("--motion-net", "--irc-net"))
     if name not in RUN or own_weights:
         return
