@@ -107,7 +107,7 @@ def test_training(tmp_path):
         (tmp_path / name).mkdir()
         skimage.io.imsave(tmp_path / name / "a.png", skimage.data.astronaut()[:200, 100:300])
     (tmp_path / "c.yaml").write_text(
-        "train_time: '00:00:02'\nfolders: [train]\nvalidate_every: 2\nvalidation_pictures: 1\nreplay: 3\nview: 32\n"
+        "train_time: '00:00:02'\nfolders: [train]\nvalidate_every: 2\nvalidation_pictures: 1\n"
         "blind: 0.5\nphotographed: 0.5\npairs: {crop: 96, batch: 2, max_length: 10.0}\n"
         "camera_pairs: {max_length: 10.0, still: 0.0}\ncnn: {stages: 1, width: 4, blocks: [1, 1, 1]}\n"
     )
