@@ -88,7 +88,7 @@ class BlindPairs(IterableDataset):
     def _found(self, blurred: torch.Tensor, sharp: torch.Tensor, least: float) -> KnownBlur | None:
         given = blurred.clamp(0, 1)
         found = estimate(self.net, given)
-        known = reckon(found.motion[None], found.error[None], noise_of(blurred, found.motion), least)
+        known = reckon(found.motion[None], found.error[None], noise_of(given, found.motion), least)
         if float(known.weight.mean()) < BELIEVED:
             return None
         noise = known.noise
