@@ -31,7 +31,7 @@ FLOORS = [
 ]
 """Top-level modules from the ground up; each imports from floors below its own, or from its own package."""
 
-FUNCTIONS = {"blur", "deblur", "deconvolve", "estimate_motion"}
+FUNCTIONS = {"blur", "deblur", "deconvolve", "estimate_motion", "estimate_psf"}
 """Public functions of the package, all from `restore`."""
 
 EXTRAS = {"cv2", "gradio", "huggingface_hub", "lightning", "onnx", "onnxruntime", "onnxscript", "ray", "sklearn"}

@@ -1,6 +1,6 @@
 """Motion deblurring: how each pixel of a photograph moved, and the photograph without that motion.
 
-The four functions take and give numpy arrays or torch tensors; `ircdeblur.restore` documents them. They
+The functions take and give numpy arrays or torch tensors; `ircdeblur.restore` documents them. They
 are loaded when first used, so that ``import ircdeblur`` (and ``ircdeblur --help``) never waits for PyTorch.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ircdeblur.restore import blur, deblur, deconvolve, estimate_motion
+    from ircdeblur.restore import blur, deblur, deconvolve, estimate_motion, estimate_psf
 
     __version__: str
 
-__all__ = ["__version__", "blur", "deblur", "deconvolve", "estimate_motion"]
+__all__ = ["__version__", "blur", "deblur", "deconvolve", "estimate_motion", "estimate_psf"]
 
 
 def __getattr__(name: str) -> object:

@@ -33,6 +33,7 @@ from ircdeblur.app.job import (
     Progress,
     Result,
     Task,
+    describe_kernel,
     error_text,
     one_line,
     own_warnings,
@@ -102,6 +103,13 @@ class Severity(str, Enum):
     severe = "severe"
 
 
+class Paths(str, Enum):
+    """Paths that a camera may have taken."""
+
+    any = "any"
+    straight = "straight"
+
+
 class Exported(str, Enum):
     """Networks that can be exported."""
 
@@ -150,6 +158,12 @@ MOTION_NET = Annotated[
 CONSOLIDATION = Annotated[
     Consolidation,
     typer.Option("--consolidation", help="Refine its answers on the picture; fit a camera to them; or take them raw."),
+]
+PATHS = Annotated[
+    Paths,
+    typer.Option(
+        "--path", help="Look for curved paths, too, where straight ones do not explain a photograph; or do not."
+    ),
 ]
 METHOD = Annotated[Method, typer.Option("--method", help="Network or solver.")]
 IRC_NET = Annotated[
@@ -311,6 +325,7 @@ def deblur(
     strength: STRENGTH = 1.0,
     motion_net: MOTION_NET = "small",
     consolidation: CONSOLIDATION = Consolidation.picture,
+    path: PATHS = Paths.any,
     tile: TILE = "auto",
     runtime: RUNTIME = "torch",
     device: DEVICE = "auto",
@@ -323,8 +338,8 @@ def deblur(
 ) -> int:
     """Undo motion blur, whatever it is.
 
-    How each pixel moved is estimated first. Where a photograph did not move, or where that is uncertain, it
-    stays as it is.
+    How each pixel moved is estimated first. Where no straight motions explain a photograph, a curved path is looked
+    for that is the same all over. Where it did not move, or where that is uncertain, it stays as it is.
     """
     _check_number("--strength", strength, 0.0, 1.0)
     sigma, side, light = _noise(noise), _tile(tile), _light(linear_light)
@@ -338,6 +353,7 @@ def deblur(
         return dataclasses.replace(
             job,
             runtime=_runtime(runtime, method, motion_net, irc_net),
+            path=path.value,
             whole_motion=motion_out is not None or report_out is not None,
         )
 
@@ -348,6 +364,7 @@ def deblur(
         "strength": strength,
         "motion net": Path(motion_net).name,
         "consolidation": consolidation.value,
+        "path": path.value,
         "tile": tile,
         "device": device,
         "linear light": light,
@@ -389,6 +406,7 @@ def batch(
     strength: STRENGTH = 1.0,
     motion_net: MOTION_NET = "small",
     consolidation: CONSOLIDATION = Consolidation.picture,
+    path: PATHS = Paths.any,
     tile: TILE = "auto",
     device: DEVICE = "auto",
     linear_light: LIGHT = None,
@@ -440,7 +458,10 @@ def batch(
     _require_motion_net(motion_net)
     _require_method(method, irc_net)
     job = dataclasses.replace(
-        job, runtime=_runtime(runtime, method, motion_net, irc_net), whole_motion=motion_out is not None
+        job,
+        runtime=_runtime(runtime, method, motion_net, irc_net),
+        path=path.value,
+        whole_motion=motion_out is not None,
     )
     file_job, settings = folders.file_job(job, out, motion_out, suffix)
     with (
@@ -546,6 +567,45 @@ def motion(
     elif not quiet:
         height, width = field.shape[:2]
         _print_json({"width": width, "height": height, **values})
+    return 0
+
+
+@app.command()
+def psf(
+    context: typer.Context,
+    source: INPUT,
+    out: Annotated[
+        Path, typer.Option("--output", "-o", metavar="K", help="Write it, for deconvolve --psf: .png, .tif or .npy.")
+    ],
+    motion_net: MOTION_NET = "small",
+    runtime: RUNTIME = "torch",
+    device: DEVICE = "auto",
+    overwrite: OVERWRITE = False,
+    quiet: QUIET = False,
+) -> int:
+    """Estimate the kernel of a photograph that was blurred by the same one all over.
+
+    The camera's path may be curved. If a motion field, no blur, or a lens out of focus explains the photograph as
+    well, no kernel is written, and the exit code is 1.
+    """
+    from ircdeblur.app.imagefile import ImageFileError, check_output, read_photo
+
+    check_output(out, overwrite=overwrite, inputs=[source], suffixes=KERNEL_SUFFIXES)
+    report = Report(quiet, _debug(context))
+    photo = read_photo(source, stored=True)
+    report.notes(photo.notes, source)
+
+    from ircdeblur import restore
+
+    target = _device(device)
+    _require_motion_net(motion_net)
+    computed = _runtime(runtime, None, motion_net, None)
+    with report.noting(source):
+        kernel = restore.estimate_psf(photo.pixels, motion_net=motion_net, device=target, runtime=computed)
+    if kernel is None:
+        raise ImageFileError("no kernel that explains it better than a motion field", source, "try ircdeblur motion")
+    _write_kernel(out, kernel, overwrite)
+    report.say(describe_kernel(kernel))
     return 0
 
 
@@ -765,6 +825,12 @@ def train(
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="CKPT", help="Checkpoint of the run to go on with.")
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", metavar="N", min=0, help="In place of the configuration's: for runs whose mean is taken."
+        ),
+    ] = None,
     devices: Annotated[
         int, typer.Option("--devices", metavar="N", min=1, help="GPUs of this machine, or processes if it has none.")
     ] = 1,
@@ -807,7 +873,7 @@ def train(
         except ValueError:
             raise UsageError(f"--max-time must be HH:MM:SS, got {max_time!r}") from None
     try:
-        fit = _trainer(network, config, start or [])
+        fit = _trainer(network, config, start or [], {} if seed is None else {"seed": seed})
     except (ValueError, TypeError, yaml.YAMLError) as error:
         what = f"not a usable configuration ({str(error).removeprefix(f'{config}: ')})"
         raise ImageFileError(one_line(what), config, "correct it") from error
@@ -821,6 +887,7 @@ def train(
     for path in start or ():
         command += ["--weights", path.name]
     command += ["--max-time", max_time] if max_time is not None else []
+    command += ["--seed", str(seed)] if seed is not None else []
     for option, count in (("--devices", devices), ("--nodes", nodes)):
         command += [option, str(count)] if count > 1 else []
     try:
@@ -844,24 +911,25 @@ def train(
     return 0
 
 
-def _trainer(network: Network, config: Path, weights: list[Path]) -> Callable[..., Path]:
-    """Return what trains a network by a configuration, started from weights."""
+def _trainer(network: Network, config: Path, weights: list[Path], settings: dict[str, Any]) -> Callable[..., Path]:
+    """Return what trains a network by a configuration, of which some settings are others, started from weights."""
+    from dataclasses import replace
     from functools import partial
 
     first = weights[0] if weights else None
     if network is Network.motion_net:
         from ircdeblur.training.motion_net import load_config, train_motion_net
 
-        return partial(train_motion_net, load_config(config), weights=first)
+        return partial(train_motion_net, replace(load_config(config), **settings), weights=first)
     if network is Network.irc_net:
         from ircdeblur.training.irc_net import load_config as load_irc_config
         from ircdeblur.training.irc_net import train_irc_net
 
-        return partial(train_irc_net, load_irc_config(config), weights=first)
+        return partial(train_irc_net, replace(load_irc_config(config), **settings), weights=first)
     from ircdeblur.training.end_to_end import load_config as load_joint_config
     from ircdeblur.training.end_to_end import train_end_to_end
 
-    return partial(train_end_to_end, load_joint_config(config), weights=tuple(weights))
+    return partial(train_end_to_end, replace(load_joint_config(config), **settings), weights=tuple(weights))
 
 
 @app.command()

@@ -30,6 +30,7 @@ __all__ = [
     "Progress",
     "Result",
     "Task",
+    "describe_kernel",
     "error_text",
     "one_line",
     "own_warnings",
@@ -62,7 +63,7 @@ class Result(NamedTuple):
     error : (H, W) array or None
         Expected error of the motion, if it was estimated.
     kernel : (h, w) array or None
-        The kernel of a known uniform blur.
+        The kernel of a uniform blur, known or found.
     """
 
     pixels: np.ndarray
@@ -90,7 +91,7 @@ class Deblurring:
 
     Attributes
     ----------
-    method, irc_net, noise, strength, motion_net, consolidation, tile, device, linear_light, runtime
+    method, irc_net, noise, strength, motion_net, consolidation, tile, device, linear_light, runtime, path
         As for `ircdeblur.deblur`.
     whole_motion : bool
         Whether the motion is wanted for every pixel of a large photograph, or just to describe it.
@@ -106,6 +107,7 @@ class Deblurring:
     device: str = "auto"
     linear_light: bool | Literal["auto"] = "auto"
     runtime: str | Path = "torch"
+    path: Literal["any", "straight"] = "any"
     whole_motion: bool = True
 
     def __call__(self, photo: Photo, index: int, progress: Progress) -> Result:
@@ -113,10 +115,12 @@ class Deblurring:
         from ircdeblur import restore
         from ircdeblur.motion import describe
 
-        sharp, motion, error = restore.deblur(
+        sharp, motion, error, psf = restore.deblur(
             photo.pixels,
             return_motion=True,
             return_error=True,
+            return_psf=True,
+            path=self.path,
             motion_step=1 if self.whole_motion else motion_step(photo),
             method=self.method,
             irc_net=self.irc_net,
@@ -130,7 +134,16 @@ class Deblurring:
             progress=progress,
             runtime=self.runtime,
         )
-        return Result(sharp, motion, describe(motion), error)
+        text = describe(motion) if psf is None else describe_kernel(psf)
+        return Result(sharp, motion, text, error, psf)
+
+
+def describe_kernel(psf: np.ndarray) -> str:
+    """Say in one line what a kernel is that was found: how far its path reaches."""
+    import numpy as np
+
+    height, width = (int(np.ptp(places)) + 1 for places in np.nonzero(psf))
+    return f"a curved path, the same all over, of {width} x {height} px"
 
 
 def motion_step(photo: Photo) -> int:

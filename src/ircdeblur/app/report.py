@@ -105,7 +105,7 @@ class Entry(NamedTuple):
     error : (H, W) array or None
         Expected error of each vector in pixels; None where the motion was given.
     kernel : (h, w) array or None
-        The kernel, where one was given in place of a motion.
+        The kernel, where one was given or found in place of a motion.
     """
 
     photo: Photo
@@ -262,8 +262,10 @@ def _figures(entry: Entry) -> dict[str, object]:
     bits = f"{photo.dtype.itemsize * 8} bit" + (" float" if photo.dtype.kind == "f" else "")
     figures: dict[str, object] = {"result": entry.output.name, "picture": f"{width} x {height}, {colour}, {bits}"}
     if entry.kernel is not None:
-        figures["kernel"] = f"{entry.kernel.shape[1]} x {entry.kernel.shape[0]}, given"
-    if entry.motion is not None:
+        # A motion that was estimated beside it was not undone.
+        source = "given" if entry.motion is None else "found, of a curved path"
+        figures["kernel"] = f"{entry.kernel.shape[1]} x {entry.kernel.shape[0]}, {source}"
+    elif entry.motion is not None:
         found = summarize(entry.motion, entry.error)
         if found.length is None:
             figures["motion"] = "none"
@@ -308,10 +310,10 @@ def _blurred(entry: Entry) -> tuple[torch.Tensor, np.ndarray | torch.Tensor]:
 
     x = torch.from_numpy(entry.photo.pixels)
     x = (x[..., None] if x.ndim == 2 else x).permute(2, 0, 1)[None]
-    if entry.motion is not None:
-        return x, torch.from_numpy(entry.motion)
-    assert entry.kernel is not None
-    return x, entry.kernel
+    if entry.kernel is not None:
+        return x, entry.kernel
+    assert entry.motion is not None
+    return x, torch.from_numpy(entry.motion)
 
 
 def _checksums(files: Sequence[Path]) -> dict[str, object]:
@@ -405,7 +407,7 @@ def _drawings(entry: Entry, side: int) -> list[str]:
     """Return the drawings of the motion and of the kernels."""
     shown: list[tuple[str, np.ndarray]] = []
     pixels = np.clip(entry.photo.pixels, 0, 1)
-    if entry.motion is not None and _moved(entry.motion):
+    if entry.kernel is None and entry.motion is not None and _moved(entry.motion):
         from ircdeblur.plots import draw_kernels, draw_motion
 
         shown = [

@@ -366,19 +366,24 @@ def _deconvolve(
 
 def _blind(photo: Photo, order: Order, follow: Progress) -> Outcome:
     from ircdeblur import restore
+    from ircdeblur.app.job import describe_kernel
     from ircdeblur.motion import summarize
     from ircdeblur.nets.focus import explain_blur
 
     follow(0.05, "Estimating the motion, then restoring")
-    sharp, motion, error = restore.deblur(
+    sharp, motion, error, psf = restore.deblur(
         photo.pixels,
         return_motion=True,
         return_error=True,
+        return_psf=True,
         method=order.method,
         noise=order.noise,
         strength=order.strength,
         progress=_tiles(follow),
     )
+    if psf is not None:
+        text = f"No straight motions explain the picture, but one kernel does: {describe_kernel(psf)}. It was undone."
+        return Outcome(sharp, True, None, None, psf, "A curved shake", text)
     found, kind = summarize(motion, error), explain_blur(photo.pixels, motion)
     changed = not np.array_equal(sharp, photo.pixels)
     headline, text = _what_was_found(found, changed, order.strength, kind)

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ircdeblur.arrays import Images
 from ircdeblur.experiments import direct_cnn
 from ircdeblur.experiments.config import DIRECT, BlindRow
 from ircdeblur.experiments.motion_baselines import NETWORKS, load_baselines, weights_path
 from ircdeblur.metrics import psnr
 from ircdeblur.motion import to_polar
-from ircdeblur.nets.belief import doubt_of, restoration_weight
+from ircdeblur.nets.belief import LEAST_MISFIT, doubt_of, restoration_weight
 from ircdeblur.nets.blind import MotionEstimate
 from ircdeblur.nets.checkpoints import IRC_NETS, MOTION_NETS, load_motion_net, motion_net_path, weights_folder
 from ircdeblur.nets.light import is_linear_light
@@ -24,13 +25,15 @@ from ircdeblur.nets.methods import irc_net
 from ircdeblur.nets.noise import noise_of
 from ircdeblur.nets.unrolled import UnrolledNet
 from ircdeblur.nets.weights_file import parameter_count
-from ircdeblur.operators import MotionBlur
+from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.plots import captioned, motion_colors
 from ircdeblur.restore import (
     BLIND_PRIOR,
     SPECK,
     belief_in,
     estimate_motion,
+    is_sure,
+    kernel_of,
     resolve_device,
 )
 from ircdeblur.solvers.settings import DEFAULTS, deconvolve, unsaturated
@@ -60,12 +63,15 @@ class Found:
         What finding it took.
     linear_light : bool
         Whether the picture seems to have been blurred in linear light.
+    psf : (h, h) array, optional
+        The kernel of a curved path, which is undone in place of the motion.
     """
 
     motion: np.ndarray
     error: np.ndarray
     seconds: float = 0.0
     linear_light: bool = False
+    psf: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -225,10 +231,16 @@ class BlindRows:
             began = time.perf_counter()
             consolidation = CONSOLIDATIONS[row.motion]
             motion, error = estimate_motion(image, consolidation=consolidation, motion_net=path, return_error=True)
-            # Only where the picture has decided on the motion.
-            linear_light = consolidation == "picture" and is_linear_light(
-                torch.from_numpy(image).permute(2, 0, 1)[None], torch.from_numpy(motion)
-            )
+            if consolidation != "picture":
+                # Only where the picture has decided on the motion does it tell more.
+                return Found(motion, error, time.perf_counter() - began)
+            field = MotionEstimate(torch.from_numpy(motion), torch.from_numpy(error), 0.0)
+            kernel = None
+            if not is_sure(field, error.shape):
+                kernel = kernel_of(Images(image, torch.device("cpu"), -1), 0, field)
+            if kernel is not None:
+                return Found(motion, error, time.perf_counter() - began, kernel.linear_light, kernel.psf)
+            linear_light = is_linear_light(torch.from_numpy(image).permute(2, 0, 1)[None], field.motion)
             return Found(motion, error, time.perf_counter() - began, linear_light)
 
         return by_motion_net, parameter_count(load_motion_net(path))
@@ -287,14 +299,21 @@ def undo(
     """
     device = resolve_device()
     length, error = torch.from_numpy(to_polar(found.motion)[0]), torch.from_numpy(found.error)
-    weight = np.ones(found.error.shape) if known else restoration_weight(length, error).numpy()
+    everywhere = known or found.psf is not None
+    weight = np.ones(found.error.shape) if everywhere else restoration_weight(length, error).numpy()
     if float(weight.max()) <= 0.0:
         return image.clip(0, 1)
     y = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
-    blur = MotionBlur(torch.from_numpy(np.ascontiguousarray(found.motion, np.float32)).to(y), boundary="extended")
+    blur: UniformBlur | MotionBlur
+    if found.psf is not None:
+        blur = UniformBlur(torch.from_numpy(found.psf).to(y), boundary="extended")
+        noise = math.hypot(noise_of(y, found.psf), LEAST_MISFIT)
+    else:
+        motion = torch.from_numpy(np.ascontiguousarray(found.motion, np.float32)).to(y)
+        blur = MotionBlur(motion, boundary="extended")
+        noise = noise_of(y, motion)
     linear_light = found.linear_light and not known
-    noise = noise_of(y, blur.motion)
-    if not known:
+    if not everywhere:
         belief = belief_in(MotionEstimate(torch.from_numpy(found.motion), error, 0.0), found.error.shape)
         if belief.share < SPECK:
             return image.clip(0, 1)
@@ -309,7 +328,7 @@ def undo(
         settings = settings if known else replace(settings, prior=settings.prior * BLIND_PRIOR)
         sharp = deconvolve(y, blur, noise, method, settings, mask).x
     else:
-        sharp = net(y, blur, noise, None if known else doubt_of(error[None].to(y)), mask)
+        sharp = net(y, blur, noise, None if everywhere else doubt_of(error[None].to(y)), mask)
     sharp = linear_to_srgb(sharp.clamp(0, 1)) if linear_light else sharp
     change = sharp[0].permute(1, 2, 0).cpu().numpy() - image
     return (image + weight[..., None] * change).clip(0, 1).astype(np.float32)

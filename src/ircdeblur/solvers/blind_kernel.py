@@ -1,0 +1,185 @@
+"""The kernel of a photograph that was blurred by one kernel all over, whatever path the camera took.
+
+Edges tell a kernel. In turns the sharp picture is estimated with few edges, the strong ones, and the kernel that makes
+the blurred picture's gradients of its gradients; from a small copy, in which the kernel is some pixels, to the whole.
+Both are divisions in the Fourier domain.
+
+References
+----------
+L. Xu, S. Zheng, J. Jia, "Unnatural L0 sparse representation for natural image deblurring", CVPR 2013. J. Pan, Z. Hu,
+Z. Su, M.-H. Yang, "Deblurring text images via L0-regularized intensity and gradient prior", CVPR 2014: the splitting.
+S. Cho, S. Lee, "Fast motion deblurring", SIGGRAPH Asia 2009: the kernel from gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+import torch
+from scipy import ndimage
+from torch.nn import functional as F
+
+SHRINK = 0.5**0.5
+"""From each size of the picture to the next smaller one."""
+
+COARSEST = 5
+"""About the side in pixels of the kernel in the smallest copy."""
+
+ROUNDS = 5
+"""In each size: the picture, then the kernel."""
+
+STEEPER, STEEPEST = 2.8, 10.0
+"""Factor by which the penalty of the splitting grows, and what it grows to. With a factor of 2 up to 1e5, as published,
+it takes more than twice as long; on eight shaken validation photographs the kernels were worth 0.1 dB more, with 4 up
+to 1e5 0.3 dB less."""
+
+FADING = 1.1
+"""Divisor of the cost of an edge from round to round: weaker edges enter as the kernel becomes better."""
+
+WEAK, SPECKLE = 0.05, 0.05
+"""What is below this share of a kernel's largest value is set to 0, and so are islands with less than a share of its
+sum."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a kernel is looked for.
+
+    Attributes
+    ----------
+    side : int
+        Of the kernel in pixels, odd.
+    edge : float
+        Cost of an edge, in units of squared differences of values in [0, 1]: the larger, the fewer there are.
+    ridge : float
+        Weight of the kernel's squares, which keeps it smooth, in the least squares that find it.
+    """
+
+    side: int
+    edge: float = 4e-3
+    ridge: float = 20.0
+
+
+def search_kernel(luma: torch.Tensor, search: Search) -> torch.Tensor:
+    """Return the kernel that blurred a photograph.
+
+    Parameters
+    ----------
+    luma : (H, W) float tensor
+        In [0, 1].
+    search : Search
+        How to look for it.
+
+    Returns
+    -------
+    psf : (side, side) tensor
+        Not negative, of sum 1, centred on its mean.
+    """
+    levels = max(0, math.ceil(math.log(COARSEST / search.side) / math.log(SHRINK))) + 1
+    edge, psf = search.edge, None
+    for level in reversed(range(levels)):
+        scale = SHRINK**level
+        side = max(3, round(search.side * scale) // 2 * 2 + 1) if level else search.side
+        seen = luma if level == 0 else _resized(luma, [max(side, round(n * scale)) for n in luma.shape])
+        seen = continued(seen, [scipy.fft.next_fast_len(n + side, real=True) for n in seen.shape])
+        psf = _at_first(side).to(seen) if psf is None else _cleaned(_resized(psf, [side, side]))
+        for _ in range(ROUNDS):
+            psf = _kernel(seen, strong_edges(seen, psf, edge), side, search.ridge)
+            edge = max(edge / FADING, 1e-4)
+    assert psf is not None
+    return psf
+
+
+def strong_edges(blurred: torch.Tensor, psf: torch.Tensor, edge: float) -> torch.Tensor:
+    """Return the minimiser x of |psf * x - blurred|^2 + edge |grad x|_0, roughly, by half-quadratic splitting.
+
+    Parameters
+    ----------
+    blurred : (H, W) tensor
+        Periodic.
+    psf : (h, w) tensor
+        The kernel.
+    edge : float
+        Cost of each pixel whose gradient is not 0.
+    """
+    size = blurred.shape
+    response = _response(psf, size)
+    seen = response.conj() * torch.fft.rfft2(blurred)
+    power = response.real**2 + response.imag**2
+    roughness = sum(4 * torch.sin(math.pi * f) ** 2 for f in _frequencies(size, blurred))
+    x, penalty = blurred, 2 * edge
+    while penalty < STEEPEST:
+        across, down = _differences(x)
+        kept = across**2 + down**2 >= edge / penalty
+        across, down = across * kept, down * kept
+        # The transpose of the differences.
+        spread = torch.roll(across, 1, 1) - across + torch.roll(down, 1, 0) - down
+        x = torch.fft.irfft2((seen + penalty * torch.fft.rfft2(spread)) / (power + penalty * roughness), s=size)
+        penalty *= STEEPER
+    return x
+
+
+def continued(image: torch.Tensor, size: list[int]) -> torch.Tensor:
+    """Return an image (H, W), continued below and to the right such that it is smooth when repeated."""
+    for _ in range(2):
+        height, more = image.shape[0], size[0] - image.shape[0]
+        steps = torch.arange(1, more + 1, device=image.device)
+        end, start = image[(height - 1 - steps).clamp(min=0)], image[(more + 1 - steps).clamp(max=height - 1)]
+        share = (0.5 - 0.5 * torch.cos(math.pi * steps / (more + 1))).to(image)[:, None]
+        image = torch.cat((image, torch.lerp(end, start, share))).T.contiguous()
+        size = size[::-1]
+    return image
+
+
+def _kernel(blurred: torch.Tensor, sharp: torch.Tensor, side: int, ridge: float) -> torch.Tensor:
+    """Return the kernel that makes the gradients of one image of those of another, by least squares."""
+    products, powers = 0, ridge
+    for a, b in zip(_differences(sharp), _differences(blurred), strict=True):
+        spectrum = torch.fft.rfft2(a)
+        products = products + spectrum.conj() * torch.fft.rfft2(b)
+        powers = powers + spectrum.real**2 + spectrum.imag**2
+    whole = torch.fft.irfft2(products / powers, s=blurred.shape)
+    return _cleaned(torch.roll(whole, (side // 2, side // 2), (0, 1))[:side, :side])
+
+
+def _cleaned(psf: torch.Tensor) -> torch.Tensor:
+    """Return a kernel without what is negative, weak or an island, of sum 1, centred."""
+    values = psf.clamp(min=0).double().cpu().numpy()
+    values[values < WEAK * values.max()] = 0
+    island, count = ndimage.label(values, structure=np.ones((3, 3)))
+    sums = ndimage.sum_labels(values, island, np.arange(count + 1))
+    values[sums[island] < SPECKLE * sums.sum()] = 0
+    if not values.any():
+        return _at_first(len(psf)).to(psf)
+    values /= values.sum()
+    centre = np.round(ndimage.center_of_mass(values)).astype(int)
+    moved = np.roll(values, [n // 2 - c for n, c in zip(values.shape, centre, strict=True)], (0, 1))
+    return torch.from_numpy(moved).to(psf)
+
+
+def _at_first(side: int) -> torch.Tensor:
+    """Return the kernel to begin with: two pixels side by side."""
+    psf = torch.zeros(side, side)
+    psf[side // 2, side // 2 : side // 2 + 2] = 0.5
+    return psf
+
+
+def _differences(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.roll(image, -1, 1) - image, torch.roll(image, -1, 0) - image
+
+
+def _frequencies(size: torch.Size, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.fft.fftfreq(size[0]).to(like)[:, None], torch.fft.rfftfreq(size[1]).to(like)
+
+
+def _response(psf: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """Return the frequency response of a kernel on a periodic image."""
+    whole = F.pad(psf, (0, size[1] - psf.shape[1], 0, size[0] - psf.shape[0]))
+    return torch.fft.rfft2(torch.roll(whole, [-(n // 2) for n in psf.shape], (0, 1)))
+
+
+def _resized(image: torch.Tensor, size: list[int]) -> torch.Tensor:
+    return F.interpolate(image[None, None], size=size, mode="bicubic", antialias=True, align_corners=False)[0, 0]

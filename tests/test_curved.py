@@ -1,0 +1,224 @@
+"""Kernels of curved paths: found from edges, believed by spectra, undone by `deblur`."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import scipy.signal
+import skimage.data
+import skimage.io
+import torch
+
+import ircdeblur
+from ircdeblur.app import cli
+from ircdeblur.data.known_blur import round_kernel, shake_kernel
+from ircdeblur.experiments.blind import Found, undo
+from ircdeblur.kernels import linear_motion_kernel
+from ircdeblur.metrics import psnr
+from ircdeblur.nets.curved import LIKELIER, estimate_kernel
+from ircdeblur.psf import read_psf
+from ircdeblur.solvers import blind_kernel
+from ircdeblur.solvers.blind_kernel import STEEPER, STEEPEST, Search, continued, search_kernel, strong_edges
+from ircdeblur.srgb import linear_to_srgb, srgb_to_linear
+
+
+def photograph(psf, linear=False, noise=0.005, part=np.s_[20:266, 130:390]):
+    """A part of the astronaut, blurred by another library's convolution: sharp and blurred, both (H, W, 3)."""
+    scene = skimage.data.astronaut()[part].astype(np.float64) / 255
+    light = srgb_to_linear(torch.from_numpy(scene)).numpy() if linear else scene
+    blurred = scipy.signal.fftconvolve(light, psf[..., None], mode="valid", axes=(0, 1))
+    blurred = linear_to_srgb(torch.from_numpy(blurred).clamp(0, 1)).numpy() if linear else blurred
+    blurred = blurred + np.random.default_rng(5).normal(0, noise, blurred.shape)
+    rim = psf.shape[0] // 2
+    return scene[rim : -rim or None, rim : -rim or None], blurred.clip(0, 1).astype(np.float32)
+
+
+def luma(image):
+    return torch.from_numpy(np.ascontiguousarray(image @ (0.299, 0.587, 0.114), np.float32))
+
+
+def alike(a, b):
+    """Largest correlation of two kernels over all shifts, 1 for the same; paths a pixel apart count as alike."""
+    a, b = (scipy.ndimage.gaussian_filter(np.pad(k, 5), 1.0) for k in (a, b))
+    product = scipy.signal.fftconvolve(a, b[::-1, ::-1])
+    return product.max() / np.sqrt((a**2).sum() * (b**2).sum())
+
+
+@pytest.fixture(autouse=True)
+def few_sides(monkeypatch):
+    """One side of kernels, which the one here needs: each takes its time."""
+    monkeypatch.setattr("ircdeblur.nets.curved.SIDES", (31,))
+
+
+@pytest.fixture(scope="module")
+def curve():
+    """The curved path of a shaking hand, some 16 px long."""
+    return shake_kernel(16.0, np.random.default_rng(8))
+
+
+@pytest.fixture(scope="module")
+def shaken(curve):
+    return photograph(curve)
+
+
+def test_edges_tell_the_kernel(curve, shaken):
+    found = search_kernel(luma(shaken[1]), Search(31)).double().numpy()
+    assert found.shape == (31, 31)
+    assert found.min() >= 0
+    assert found.sum() == pytest.approx(1, abs=1e-6)  # rounding of float32
+    # A straight motion, even the best one, is not as much like it.
+    straight = max(
+        alike(linear_motion_kernel(length, angle), curve) for length in range(5, 31, 4) for angle in range(0, 180, 12)
+    )
+    assert alike(found, curve) > max(0.8, straight + 0.1)
+
+
+def test_the_kernel_is_least_squares():
+    """Against a dense solution: of the circular convolutions of two gradients, with a ridge."""
+    rng = np.random.default_rng(0)
+    size, ridge = (8, 9), 0.3
+    sharp, blurred = (torch.from_numpy(rng.random(size)) for _ in range(2))
+    rows, right = [], []
+    for axis in (1, 0):
+        a, b = (np.roll(t.numpy(), -1, axis) - t.numpy() for t in (sharp, blurred))
+        shifts = [np.roll(a, (i, j), (0, 1)).ravel() for i in range(size[0]) for j in range(size[1])]
+        rows.append(np.stack(shifts, 1))
+        right.append(b.ravel())
+    matrix, seen = np.concatenate(rows), np.concatenate(right)
+    dense = np.linalg.solve(matrix.T @ matrix + ridge * np.eye(72), matrix.T @ seen).reshape(size)
+    side = 5
+    expected = np.roll(dense, (2, 2), (0, 1))[:side, :side]
+    found = blind_kernel._kernel(blurred, sharp, side, ridge)
+    torch.testing.assert_close(found, blind_kernel._cleaned(torch.from_numpy(expected)), rtol=1e-9, atol=1e-12)
+
+
+def test_without_a_cost_of_edges_nothing_is_flattened():
+    """With edges that cost next to nothing the splitting leaves a sharp picture, for the kernel 1."""
+    image = continued(torch.from_numpy(np.random.default_rng(1).random((30, 32))), [36, 40])
+    one = torch.zeros(3, 3, dtype=torch.float64)
+    one[1, 1] = 1
+    # The first steps, whose penalty is as small, flatten all of it: that much stays of them.
+    torch.testing.assert_close(strong_edges(image, one, 1e-12), image, rtol=0, atol=1e-6)
+
+
+def test_weak_edges_are_flattened_and_strong_ones_kept():
+    """Of a noisy step the noise goes, and the step stays: an edge costs 4e-3, the step's square is 0.25."""
+    step = torch.zeros(40, 48, dtype=torch.float64)
+    step[:, 12:36] = 0.5
+    noisy = step + 0.02 * torch.from_numpy(np.random.default_rng(2).standard_normal(step.shape))
+    one = torch.ones(1, 1, dtype=torch.float64)
+    flat = strong_edges(noisy, one, 4e-3)
+    assert (flat - step).std() < 0.3 * (noisy - step).std()
+    assert STEEPEST / (2 * 4e-3) > STEEPER**4  # several steps of the splitting
+
+
+def test_a_continued_image_has_no_seam():
+    ramp = torch.linspace(0, 1, 40)[:, None] * torch.linspace(1, 2, 50)
+    larger = continued(ramp, [60, 72])
+    assert larger.shape == (60, 72)
+    assert torch.equal(larger[:40, :50], ramp)
+    for axis in (0, 1):
+        around = torch.roll(larger, -1, axis) - larger
+        assert around.abs().max() < 0.2  # from 2 to 0 at once without the continuation
+
+
+def test_a_curved_shake_is_believed_and_undone(curve, shaken):
+    sharp, blurred = shaken
+    result, motion, psf = ircdeblur.deblur(blurred, return_motion=True, return_psf=True)
+    assert motion.shape == (*blurred.shape[:2], 2)
+    assert alike(psf, curve) > 0.8
+    before, after = psnr(blurred, sharp), max(psnr(np.roll(result, s, (0, 1)), sharp) for s in shifts())
+    assert after > before + 3
+    half = ircdeblur.deblur(blurred, strength=0.5)
+    inside = (result > 0) & (result < 1)  # what is outside [0, 1] is cut off later
+    np.testing.assert_allclose(half[inside], ((blurred + result) / 2)[inside], atol=1e-5)
+    straight, none = ircdeblur.deblur(blurred, path="straight", return_psf=True)
+    assert none is None
+    assert max(psnr(np.roll(straight, s, (0, 1)), sharp) for s in shifts()) < after - 2
+
+
+def shifts():
+    """Pixels by which picture and kernel may be off together: a blind kernel is centred on its mean."""
+    return [(i, j) for i in range(-3, 4) for j in range(-3, 4)]
+
+
+def test_the_tables_undo_it_as_deblur_does(shaken):
+    blurred = shaken[1]
+    result, motion, error, psf = ircdeblur.deblur(
+        blurred, method="irc-mm", return_motion=True, return_error=True, return_psf=True, linear_light=False
+    )
+    by_table = undo(blurred, Found(motion, error, psf=psf), "irc-mm")
+    np.testing.assert_allclose(by_table, result.clip(0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sharp", "straight", "noise"])
+def test_no_kernel_where_something_else_explains_the_picture(kind):
+    if kind == "noise":
+        blurred = np.random.default_rng(0).random((200, 220, 3)).astype(np.float32)
+    else:
+        blurred = photograph(linear_motion_kernel(*((15, 30) if kind == "straight" else (1, 0))))[1]
+    assert ircdeblur.estimate_psf(blurred) is None
+
+
+def test_a_kernel_must_be_clearly_likelier(shaken, monkeypatch):
+    found = estimate_kernel(luma(shaken[1])[None, None])
+    assert found is not None
+    assert found.evidence > LIKELIER
+    assert not found.linear_light
+    monkeypatch.setattr("ircdeblur.nets.curved.LIKELIER", found.evidence + 1)
+    assert estimate_kernel(luma(shaken[1])[None, None]) is None
+
+
+def test_light_of_a_curved_shake(curve):
+    _sharp, blurred = photograph(curve, linear=True, noise=0.002)
+    found = estimate_kernel(luma(blurred)[None, None])
+    assert found is not None
+    assert found.linear_light
+    assert alike(found.psf, curve) > 0.7
+    decided = ircdeblur.deblur(blurred)
+    np.testing.assert_array_equal(decided, ircdeblur.deblur(blurred, linear_light=True))
+
+
+def test_kernels_of_a_batch(shaken):
+    still = photograph(round_kernel(0.1, True))[1]
+    height, width = shaken[1].shape[:2]
+    batch = torch.from_numpy(np.stack((shaken[1], still[:height, :width]))).permute(0, 3, 1, 2)
+    kernels = ircdeblur.estimate_psf(batch)
+    assert isinstance(kernels, list)
+    assert kernels[1] is None
+    np.testing.assert_array_equal(kernels[0], ircdeblur.estimate_psf(shaken[1]))
+
+
+@pytest.mark.parametrize("size", [(20, 30), (64, 64), (1, 1)])
+def test_small_pictures(size):
+    image = np.random.default_rng(0).random((*size, 3)).astype(np.float32)
+    assert ircdeblur.estimate_psf(image) is None
+
+
+def test_paths_are_known():
+    with pytest.raises(ValueError, match="path must be one of any, straight, got 'curved'"):
+        ircdeblur.deblur(np.zeros((70, 70), np.float32), path="curved")
+
+
+def test_from_the_command_line(shaken, tmp_path, capsys):
+    def call(*arguments):
+        code = cli.main([str(a) for a in arguments])
+        return code, "".join(capsys.readouterr())
+
+    source, kernel = tmp_path / "shaken.png", tmp_path / "kernel.tif"
+    skimage.io.imsave(source, (shaken[1] * 255).round().astype(np.uint8))
+    code, said = call("psf", source, "-o", kernel)
+    assert code == 0
+    assert "a curved path" in said
+    assert read_psf(kernel).sum() == pytest.approx(1)
+    code, said = call("deblur", source, "-o", tmp_path / "sharp.png", "--report", tmp_path / "report.html")
+    assert code == 0
+    assert "a curved path" in said
+    assert "found, of a curved path" in (tmp_path / "report.html").read_text()
+    code, said = call("deblur", source, "-o", tmp_path / "straight.png", "--path", "straight")
+    assert code == 0
+    assert "a curved path" not in said
+    skimage.io.imsave(source, skimage.data.astronaut()[:200, 100:300])
+    code, said = call("psf", source, "-o", tmp_path / "none.tif")
+    assert code == 1
+    assert "no kernel that explains it" in said
+    assert not (tmp_path / "none.tif").exists()
