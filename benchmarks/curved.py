@@ -4,9 +4,9 @@
 
 Each photograph is blurred by the curved path of a shaking hand of 8 to 36 px, in pixel values and in linear light; by a
 camera's straight shake of 6 to 32 px; by a lens out of focus of 1 to 5 px radius; or not at all; with noise of 0.4, 1
-and 2 % in turns, 8 bits. Printed for each kind are: how often a kernel was believed, and PSNR gains (dB) of `deblur` over the
-blurred picture, with it and with ``path="straight"``, the best over shifts of up to 5 px, as a kernel that was found is
-centred on its mean.
+and 2 % in turns, 8 bits. Printed for each kind are: how often a kernel was believed, and PSNR gains (dB) of `deblur`
+over the blurred picture, with it and with ``path="straight"``, the best over shifts of up to 5 px, as a kernel that was
+found is centred on its mean.
 """
 
 from __future__ import annotations

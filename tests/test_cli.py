@@ -35,7 +35,7 @@ from ircdeblur.psf import read_psf
 
 HEIGHT, WIDTH = 80, 96
 COMMANDS = {
-    *("deblur", "batch", "motion", "deconvolve", "blur", "compare", "dataset", "train", "reproduce", "serve", "export"),
+    *("deblur", "batch", "motion", "psf", "deconvolve", "blur", "compare", "dataset", "train", "reproduce", "serve", "export"),
     "info",
 }
 
