@@ -35,8 +35,8 @@ from ircdeblur.psf import read_psf
 
 HEIGHT, WIDTH = 80, 96
 COMMANDS = {
-    *("deblur", "batch", "motion", "psf", "deconvolve", "blur", "compare", "dataset", "train", "reproduce", "serve", "export"),
-    "info",
+    *("deblur", "batch", "motion", "psf", "deconvolve", "blur", "compare", "dataset", "train", "reproduce", "serve"),
+    *("export", "info"),
 }
 
 
@@ -1178,3 +1178,10 @@ def test_motion_by_other_weights_and_raw(call, tmp_path, blurred, weights):
     broken = call("deblur", blurred, "-o", tmp_path / "x.png", "--motion-net", own)
     assert broken.code == 1
     assert broken.err.startswith("error: not usable weights")
+
+
+def test_another_seed_than_the_configuration_has():
+    config = Path(__file__).parents[1] / "configs" / "irc-net-blind.yaml"
+    trained = [cli._trainer(cli.Network.irc_net, config, [], settings).args[0] for settings in ({}, {"seed": 5})]
+    assert [c.seed for c in trained] == [8, 5]
+    assert trained[0].pairs == trained[1].pairs

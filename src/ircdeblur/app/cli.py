@@ -913,23 +913,26 @@ def train(
 
 def _trainer(network: Network, config: Path, weights: list[Path], settings: dict[str, Any]) -> Callable[..., Path]:
     """Return what trains a network by a configuration, of which some settings are others, started from weights."""
-    from dataclasses import replace
     from functools import partial
 
     first = weights[0] if weights else None
+
+    def with_settings(loaded: Any) -> Any:
+        return dataclasses.replace(loaded, **settings) if settings else loaded
+
     if network is Network.motion_net:
         from ircdeblur.training.motion_net import load_config, train_motion_net
 
-        return partial(train_motion_net, replace(load_config(config), **settings), weights=first)
+        return partial(train_motion_net, with_settings(load_config(config)), weights=first)
     if network is Network.irc_net:
         from ircdeblur.training.irc_net import load_config as load_irc_config
         from ircdeblur.training.irc_net import train_irc_net
 
-        return partial(train_irc_net, replace(load_irc_config(config), **settings), weights=first)
+        return partial(train_irc_net, with_settings(load_irc_config(config)), weights=first)
     from ircdeblur.training.end_to_end import load_config as load_joint_config
     from ircdeblur.training.end_to_end import train_end_to_end
 
-    return partial(train_end_to_end, replace(load_joint_config(config), **settings), weights=tuple(weights))
+    return partial(train_end_to_end, with_settings(load_joint_config(config)), weights=tuple(weights))
 
 
 @app.command()
