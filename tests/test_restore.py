@@ -1,4 +1,4 @@
-"""The four public functions: kinds of images, errors, tiles, and that they restore."""
+"""The public functions: kinds of images, errors, tiles, and that they restore."""
 
 import numpy as np
 import pytest

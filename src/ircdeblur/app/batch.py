@@ -354,6 +354,8 @@ class FileJob:
             motion = summarize(result.motion, result.error)._asdict()
             record["size"] = [width, height]
             record["motion"] = {k: round(v, 4) if isinstance(v, float) else v for k, v in motion.items()}
+            if result.kernel is not None:
+                record["kernel"] = result.text  # undone in place of that motion
             if task.motion is not None:
                 record["motion_file"] = str(task.motion)
         except Exception as error:

@@ -232,7 +232,7 @@ class BlindRows:
             consolidation = CONSOLIDATIONS[row.motion]
             motion, error = estimate_motion(image, consolidation=consolidation, motion_net=path, return_error=True)
             if consolidation != "picture":
-                # Only where the picture has decided on the motion does it tell more.
+                # Only where the picture has decided on the motion does it tell of its light, or of a kernel.
                 return Found(motion, error, time.perf_counter() - began)
             field = MotionEstimate(torch.from_numpy(motion), torch.from_numpy(error), 0.0)
             kernel = None
