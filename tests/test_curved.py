@@ -14,10 +14,19 @@ from ircdeblur.data.known_blur import round_kernel, shake_kernel
 from ircdeblur.experiments.blind import Found, undo
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.metrics import psnr
-from ircdeblur.nets.curved import LIKELIER, estimate_kernel
+from ircdeblur.nets.curved import KEPT, LIKELIER, estimate_kernel
 from ircdeblur.psf import read_psf
 from ircdeblur.solvers import blind_kernel
-from ircdeblur.solvers.blind_kernel import STEEPER, STEEPEST, Search, continued, search_kernel, strong_edges
+from ircdeblur.solvers.blind_kernel import (
+    STEEPER,
+    STEEPEST,
+    KernelSearch,
+    Search,
+    continued,
+    mean_kernel,
+    search_kernel,
+    strong_edges,
+)
 from ircdeblur.srgb import linear_to_srgb, srgb_to_linear
 
 
@@ -84,11 +93,69 @@ def test_the_kernel_is_least_squares():
         rows.append(np.stack(shifts, 1))
         right.append(b.ravel())
     matrix, seen = np.concatenate(rows), np.concatenate(right)
-    dense = np.linalg.solve(matrix.T @ matrix + ridge * np.eye(72), matrix.T @ seen).reshape(size)
+    # A kernel's differences cost too: they are as many matrices on the vector of its values.
+    one = np.eye(72).reshape(72, *size)
+    across, down = ((np.roll(one, -1, axis) - one).reshape(72, 72) for axis in (2, 1))
+    cost = ridge * (np.eye(72) + blind_kernel.ROUGH * (across @ across.T + down @ down.T))
+    dense = np.linalg.solve(matrix.T @ matrix + cost, matrix.T @ seen).reshape(size)
     side = 5
     expected = np.roll(dense, (2, 2), (0, 1))[:side, :side]
     found = blind_kernel._kernel(blurred, sharp, side, ridge)
     torch.testing.assert_close(found, blind_kernel._cleaned(torch.from_numpy(expected)), rtol=1e-9, atol=1e-12)
+
+
+def test_a_search_goes_from_the_smallest_copy_to_the_whole(shaken):
+    """What it has found so far is a kernel of the whole at any time."""
+    search = Search(31)
+    running = KernelSearch(luma(shaken[1]), search)
+    levels = []
+    while running.level:
+        running.go_on()
+        levels.append(running.level)
+        psf = running.psf()
+        assert psf.shape == (31, 31)
+        assert float(psf.sum()) == pytest.approx(1, abs=1e-6)
+    assert levels == list(reversed(range(search.sizes)))
+    torch.testing.assert_close(running.psf(), search_kernel(luma(shaken[1]), search), rtol=0, atol=0)
+
+
+def test_the_mean_of_kernels_is_one_of_their_shapes():
+    """Kernels that differ by shifts and errors: their mean is nearer to the truth than each of them."""
+    rng = np.random.default_rng(3)
+    truth = np.pad(shake_kernel(9.0, rng), 6)
+    truth = truth / truth.sum()
+    kernels = [np.roll(truth, (i, j), (0, 1)) for i, j in ((0, 0), (3, -2), (-1, 4), (2, 2))]
+    kernels = [k * rng.uniform(0.2, 1.8, k.shape) for k in kernels]
+    kernels = [k / k.sum() for k in kernels]
+    kernels[1] = np.pad(kernels[1], 3)
+    mean = mean_kernel(kernels)
+    assert mean.shape == kernels[1].shape
+    assert mean.sum() == pytest.approx(1)
+    centre = scipy.ndimage.center_of_mass(mean)
+    assert np.abs(np.subtract(centre, len(mean) // 2)).max() <= 0.5 + 1e-9
+
+    def error(kernel):
+        """Distance from the truth over all shifts, as both have a fixed sum of squares."""
+        padded = np.pad(truth, (len(kernel) - len(truth)) // 2)
+        product = scipy.signal.fftconvolve(kernel, padded[::-1, ::-1]).max()
+        return (kernel**2).sum() + (padded**2).sum() - 2 * product
+
+    assert error(mean) < 0.5 * min(map(error, kernels))
+
+
+def test_little_is_looked_at_where_nothing_is_blurred(monkeypatch):
+    """The search ends on a small copy of a sharp picture."""
+    looked = []
+    go_on = KernelSearch.go_on
+
+    def noted(self):
+        go_on(self)
+        looked.append(self.level)
+
+    monkeypatch.setattr(KernelSearch, "go_on", noted)
+    sharp = luma(skimage.data.astronaut() / 255)
+    assert estimate_kernel(sharp[None, None]) is None
+    assert min(looked) == max(KEPT)
 
 
 def test_without_a_cost_of_edges_nothing_is_flattened():
@@ -189,11 +256,17 @@ def test_kernels_of_a_batch(shaken):
 
 
 def test_few_windows_say_nothing(monkeypatch):
-    """Mostly sky: a kernel explains its few windows better than no blur."""
-    monkeypatch.setattr("ircdeblur.nets.curved.SIDES", (45,))
-    monkeypatch.setattr("ircdeblur.nets.curved.LIKELIER", 15.0)
-    rocket = np.ascontiguousarray(skimage.data.rocket()[200:392, 200:392])
+    """Mostly sky: of its four windows a kernel explains the one with an edge far better than no blur."""
+    monkeypatch.setattr("ircdeblur.nets.curved.SIDES", (25, 45))
+    rocket = np.ascontiguousarray(skimage.data.rocket()[180:308, 270:398])
     np.testing.assert_array_equal(ircdeblur.deblur(rocket), rocket)
+
+
+def test_the_bar_is_higher_for_fewer_windows(shaken, monkeypatch):
+    found = estimate_kernel(luma(shaken[1])[None, None])
+    assert found is not None
+    monkeypatch.setattr("ircdeblur.nets.curved.FEW_WINDOWS", 16 * (found.evidence / LIKELIER + 1) ** 2)
+    assert estimate_kernel(luma(shaken[1])[None, None]) is None
 
 
 @pytest.mark.parametrize("size", [(20, 30), (64, 64), (1, 1)])

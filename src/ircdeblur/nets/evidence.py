@@ -347,23 +347,30 @@ class SpectralEvidence:
         rings = (2 * torch.special.bessel_j1(argument) / argument).square()
         return torch.stack([self._log_likelihood(ring, exponent) for ring in rings.split(1, -1)])
 
-    def log_likelihood_of_kernel(self, psf: np.ndarray, exponent: float) -> torch.Tensor:
-        """Return the log-likelihood (n,) of every window if all were blurred by one kernel (h, w).
-
-        Parameters
-        ----------
-        psf : (h, w) array
-            The kernel.
-        exponent : float
-            By which the power of the scene falls.
-        """
+    def kernel_power(self, psf: np.ndarray) -> torch.Tensor:
+        """Return the power (k, sectors, 1) that a kernel (h, w) leaves of each frequency."""
         rows, columns = (np.arange(n) - n // 2 for n in psf.shape)
         fx, fy = (f.double().cpu().numpy() / math.pi for f in self._score)
         # One axis after the other, as few frequencies are looked at.
         along = np.exp(-2j * math.pi * np.outer(columns, fx))
         response = ((psf @ along) * np.exp(-2j * math.pi * np.outer(rows, fy))).sum(0)
-        power = torch.from_numpy(np.square(np.abs(response))).to(self._power)
-        return self._log_likelihood(power.view(-1, SECTORS, 1), exponent)
+        return torch.from_numpy(np.square(np.abs(response))).to(self._power).view(-1, SECTORS, 1)
+
+    def log_likelihood_of_power(self, power: torch.Tensor, exponent: float) -> torch.Tensor:
+        """Return the log-likelihood (n,) of every window if all were blurred by one kernel.
+
+        Parameters
+        ----------
+        power : (k, sectors, 1) tensor
+            What `kernel_power` returns for the same windows and frequencies.
+        exponent : float
+            By which the power of the scene falls.
+        """
+        return self._log_likelihood(power, exponent)
+
+    def log_likelihood_of_kernel(self, psf: np.ndarray, exponent: float) -> torch.Tensor:
+        """Return the log-likelihood (n,) of every window if all were blurred by one kernel (h, w)."""
+        return self._log_likelihood(self.kernel_power(psf), exponent)
 
     def _turns(self, motion: torch.Tensor) -> torch.Tensor:
         """Return pi times the number of turns of each frequency along motions (n, 2), never 0."""

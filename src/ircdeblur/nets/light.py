@@ -74,17 +74,18 @@ def evidence_for_linear_light(
 
 def _gain(evidence: SpectralEvidence, blur: np.ndarray | torch.Tensor) -> float:
     """Return by how much likelier a blur makes the spectra than none; the mean over the windows."""
+    coarse = evidence.coarse
     likelihood: Callable[[SpectralEvidence, float], torch.Tensor]
     if isinstance(blur, torch.Tensor):
 
         def likelihood(e: SpectralEvidence, exponent: float) -> torch.Tensor:
             return e.log_likelihood(blur, exponent)
     else:
+        power = coarse.kernel_power(blur)
 
         def likelihood(e: SpectralEvidence, exponent: float) -> torch.Tensor:
-            return e.log_likelihood_of_kernel(blur, exponent)
+            return e.log_likelihood_of_power(power, exponent)
 
-    coarse = evidence.coarse
     still = torch.zeros(len(evidence.x), 2, device=evidence.device)
     blurred = max(float(likelihood(coarse.with_floor(f), a).mean()) for f in FLOORS for a in EXPONENTS)
     return blurred - max(float(coarse.log_likelihood(still, a).mean()) for a in EXPONENTS)
