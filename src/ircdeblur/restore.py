@@ -70,8 +70,8 @@ MOSTLY, SURE, SURE_OF_LONG = 0.3, 2.5, 0.12
 """No kernel is looked for where at least this share of a motion is believed, and its median error is at most so many
 pixels, or this share of its longest vector. Straight shakes of validation photographs had 0.4 to 1.0 and 0.5 to 1.4 px,
 and six straight motions of 40 to 60 px 0.9 to 1.0, and errors of 0.04 to 0.12 of their length. Curved shakes had 0 to
-0.4 and 3.7 to 14 px, or no motion at all; of 48 more at least a third of the motion was believed in fourteen: two of these
-had errors below 1 px, the others of 0.125 to 0.5 of the longest vector."""
+0.4 and 3.7 to 14 px, or no motion at all; of 48 more at least a third of the motion was believed in fourteen: two of
+these had errors below 1 px, the others of 0.125 to 0.5 of the longest vector."""
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
