@@ -151,7 +151,7 @@ def mean_kernel(kernels: list[np.ndarray]) -> np.ndarray:
     Returns
     -------
     psf : (side, side) array
-        Of the largest side, of the sum of the first, centred on its mean.
+        Of the largest side, of the mean of their sums, centred on its mean. What is moved over a border wraps around.
     """
     side = max(map(len, kernels))
     whole = [np.pad(kernel, (side - len(kernel)) // 2) for kernel in kernels]
