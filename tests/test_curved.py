@@ -1,5 +1,7 @@
 """Kernels of curved paths: found from edges, believed by spectra, undone by `deblur`."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -14,7 +16,7 @@ from ircdeblur.data.known_blur import round_kernel, shake_kernel
 from ircdeblur.experiments.blind import Found, undo
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.metrics import psnr
-from ircdeblur.nets.curved import KEPT, LIKELIER, estimate_kernel
+from ircdeblur.nets.curved import KEPT, LIKELIER, WAYS, estimate_kernel
 from ircdeblur.psf import read_psf
 from ircdeblur.solvers import blind_kernel
 from ircdeblur.solvers.blind_kernel import (
@@ -117,6 +119,40 @@ def test_a_search_goes_from_the_smallest_copy_to_the_whole(shaken):
         assert float(psf.sum()) == pytest.approx(1, abs=1e-6)
     assert levels == list(reversed(range(search.sizes)))
     torch.testing.assert_close(running.psf(), search_kernel(luma(shaken[1]), search), rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="at its end"):
+        running.go_on()
+
+
+@pytest.mark.parametrize("side", [1, 24])
+def test_sides_are_odd(side):
+    with pytest.raises(ValueError, match=f"odd and at least 3, got {side}"):
+        Search(side)
+
+
+def test_threads_do_not_decide(shaken, monkeypatch):
+    """The same kernel whether searches run beside each other or not, for two sides."""
+    monkeypatch.setattr("ircdeblur.nets.curved.SIDES", (25, 45))
+    monkeypatch.setattr("ircdeblur.nets.curved.WAYS", WAYS[:1])
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        found.append(estimate_kernel(luma(shaken[1])[None, None]))
+    assert found[0] is not None
+    np.testing.assert_array_equal(found[0].psf, found[1].psf)
+
+
+def test_so_many_searches_go_on(shaken, monkeypatch):
+    looked = Counter()
+    go_on = KernelSearch.go_on
+
+    def noted(self):
+        go_on(self)
+        looked[self.level] += 1
+
+    monkeypatch.setattr(KernelSearch, "go_on", noted)
+    monkeypatch.setattr("ircdeblur.nets.curved.KEPT", {3: 3, 2: 2, 1: 1})
+    assert estimate_kernel(luma(shaken[1])[None, None]) is not None
+    assert [looked[level] for level in (3, 2, 1, 0)] == [2 * n for n in (len(WAYS), 3, 2, 1)]  # in two lights
 
 
 def test_the_mean_of_kernels_is_one_of_their_shapes():

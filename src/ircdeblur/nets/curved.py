@@ -26,7 +26,7 @@ from ircdeblur.solvers.blind_kernel import KernelSearch, Search, mean_kernel
 from ircdeblur.solvers.settings import estimate_noise
 
 SIDES = (25, 45, 81)
-"""Sides of kernels that are tried, in pixels."""
+"""Sides of kernels that are tried, in pixels: so large that each search has the levels of `KEPT`."""
 
 WAYS = (((1e-2, 3e-4), 20.0), ((3e-2, 5e-4), 20.0), ((6e-3, 8e-4), 20.0), ((1e-1, 5e-4), 2.0))
 """Costs of edges and weights of squares (see `Search`) that are tried: which are best differs from picture to picture.
@@ -43,7 +43,7 @@ errors each on its own: on the same photographs it gained 0.2 dB."""
 
 LIKELIER = 15.0
 """By which a kernel must be likelier than the motion that was found, no blur, and a lens out of focus, as the mean over
-the windows of the logarithm. Of 56 sharp pictures (validation photographs, and some that scikit-image ships) one had
+the windows of the logarithm. Of 55 sharp pictures (validation photographs, and some that scikit-image ships) one had
 most, 6; of 30 that straight shakes blurred none had more than 0; of 30 out of focus three had more than 11 (12, 23 and
 45), whose kernels were right and gained 2 to 5 dB. Of 36 curved shakes six had less than 15."""
 
@@ -99,13 +99,14 @@ def estimate_kernel(luma: torch.Tensor, motion: torch.Tensor | None = None) -> K
             evidence = SpectralEvidence(seen, noise)
             if len(evidence.x) < LEAST_WINDOWS:
                 return None
-            bar = LIKELIER * max(1.0, math.sqrt(FEW_WINDOWS / len(evidence.x)))
             whole = seen(slice(None), slice(None))[0, 0]
             still, without = _without_kernel(evidence, motion, shape)
             lights.append(_Light(whole, evidence, still))
             rival = max(rival, without - still)
     sides = [side for side in SIDES if side <= min(shape) // 2]
     best = _likeliest(lights, [Search(side, *way) for side in sides for way in WAYS])
+    # Both lights have the same windows.
+    bar = LIKELIER * max(1.0, math.sqrt(FEW_WINDOWS / len(lights[0].evidence.x)))
     if best is None or best.gain < rival + bar:
         return None
     with one_thread():
@@ -142,7 +143,7 @@ class _Runner:
         """Look at the copy of a level, after those that are smaller."""
         while self._search.level > level:
             self._search.go_on()
-        self.found = _judged(self._search.psf().double().cpu().numpy(), lights)
+        self.found = _judged(self._search.psf().cpu().double().numpy(), lights)
 
 
 def _judged(psf: np.ndarray, lights: list[_Light]) -> _Found:

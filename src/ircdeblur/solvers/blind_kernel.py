@@ -59,11 +59,20 @@ class Search:
         equal ratios between. The larger, the fewer edges there are: weaker ones enter as the kernel becomes better.
     ridge : float
         Weight of the kernel's squares in the least squares that find it.
+
+    Raises
+    ------
+    ValueError
+        For a side that is even or below 3.
     """
 
     side: int
     edges: tuple[float, float] = (1e-2, 3e-4)
     ridge: float = 20.0
+
+    def __post_init__(self) -> None:
+        if self.side < 3 or self.side % 2 == 0:
+            raise ValueError(f"the side of a kernel must be odd and at least 3, got {self.side}")
 
     @property
     def sizes(self) -> int:
@@ -84,7 +93,8 @@ class KernelSearch:
     Attributes
     ----------
     level : int
-        How often the copy that was looked at last is smaller than the photograph, each time by `SHRINK`; 0 at the end.
+        How many times the copy that was looked at last was shrunk by `SHRINK`: `Search.sizes` before the first look, 0
+        at the end.
     """
 
     def __init__(self, luma: torch.Tensor, search: Search) -> None:
@@ -95,7 +105,9 @@ class KernelSearch:
         self._psf: torch.Tensor | None = None
 
     def go_on(self) -> None:
-        """Look at the next larger copy."""
+        """Look at the next larger copy; there is none after the whole."""
+        if self.level == 0:
+            raise RuntimeError("the search is at its end")
         self.level -= 1
         scale = SHRINK**self.level
         side = max(3, round(self.search.side * scale) // 2 * 2 + 1) if self.level else self.search.side
@@ -219,7 +231,7 @@ def _kernel(blurred: torch.Tensor, sharp: torch.Tensor, side: int, ridge: float)
 
 def _cleaned(psf: torch.Tensor) -> torch.Tensor:
     """Return a kernel without what is negative, weak or an island, of sum 1, centred."""
-    values = psf.clamp(min=0).double().cpu().numpy()
+    values = psf.clamp(min=0).cpu().double().numpy()
     values[values < WEAK * values.max()] = 0
     island, count = ndimage.label(values, structure=np.ones((3, 3)))
     sums = ndimage.sum_labels(values, island, np.arange(count + 1))
