@@ -179,6 +179,16 @@ def test_the_mean_of_kernels_is_one_of_their_shapes():
     assert error(mean) < 0.5 * min(map(error, kernels))
 
 
+def test_what_leaves_the_square_does_not_come_back():
+    """A kernel that lies at the top, with a speck at the bottom: when it is centred the speck is lost."""
+    kernel = np.zeros((11, 11))
+    kernel[2, 3:8], kernel[10, 5] = 0.19, 0.05
+    mean = mean_kernel([kernel])
+    expected = np.zeros((11, 11))
+    expected[5, 3:8] = 0.2
+    np.testing.assert_allclose(mean, expected, atol=1e-12)
+
+
 def test_little_is_looked_at_where_nothing_is_blurred(monkeypatch):
     """The search ends on a small copy of a sharp picture."""
     looked = []

@@ -16,7 +16,7 @@ from ircdeblur.motion import align_sign, from_double_angle, to_double_angle
 from ircdeblur.nets.blind import consolidate, estimate, smooth_field
 from ircdeblur.nets.camera_fit import camera_model, fit_camera
 from ircdeblur.nets.checkpoints import load_motion_net, save_motion_net
-from ircdeblur.nets.layers import ChannelNorm
+from ircdeblur.nets.layers import ChannelNorm, has_fast_bfloat16
 from ircdeblur.nets.motion_net import SIZES, MotionNet, MotionNetConfig, autocorrelation, decode, encode, half_circle
 from ircdeblur.nets.smooth_fit import consistent_signs, fit_smooth, roughness, smooth_model, smooth_starts
 from ircdeblur.operators import MotionBlur
@@ -221,6 +221,16 @@ def test_smooth_fit_with_unknown_signs_and_outliers(seed):
         off = np.minimum(np.abs(found - truth).max(), np.abs(found + truth).max())
         # 90 vectors with noise 0.2 px: at the corners the cubic's own error is some 0.3 px; a parabola can't follow.
         assert (off < 1.0) == (degree == 3)
+
+
+def test_several_smooth_fits_are_each_its_own():
+    rng = np.random.default_rng(0)
+    design = smooth_model(*rng.uniform(-1, 1, (2, 60)))
+    motion, error = rng.normal(size=(3, 60, 2)) * 5 + (20, 3), rng.uniform(0.3, 4, (3, 60))
+    together = fit_smooth(motion, error, design)
+    each = [fit_smooth(m, e, design) for m, e in zip(motion, error, strict=True)]
+    # The sums of products are in another order: rounding in float64.
+    np.testing.assert_allclose(together, each, rtol=1e-9, atol=1e-9)
 
 
 def test_smooth_starts_know_a_part_of_the_picture():
@@ -477,6 +487,18 @@ def test_bad_configuration(tmp_path, text, message):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_config(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("known", [("amx_tile", "avx512_bf16"), ("amx_tile",), ()])
+@pytest.mark.parametrize("has", ["amx_tile", "avx512_bf16", ""])
+def test_processors_that_multiply_bfloat16(monkeypatch, known, has):
+    """By tiles or by dot products; a release of torch that cannot tell has none."""
+    for name in ("amx_tile", "avx512_bf16"):
+        monkeypatch.delattr(torch.cpu, f"_is_{name}_supported", raising=False)
+        if name in known:
+            monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda n=name: n == has, raising=False)
+    assert has_fast_bfloat16(torch.device("cpu")) == (has in known)
+    assert not has_fast_bfloat16(torch.device("meta"))
 
 
 @pytest.mark.parametrize(("fast", "expected"), [(True, "bf16-mixed"), (False, "32-true")])

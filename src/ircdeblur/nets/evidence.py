@@ -26,7 +26,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -113,6 +113,82 @@ class Luma:
     def __call__(self, rows: slice, columns: slice) -> torch.Tensor:
         """Return a window, (1, 1, h, w)."""
         return self.image[..., rows, columns]
+
+
+@dataclass(frozen=True)
+class _Frequencies:
+    """The frequencies of a window that are looked at, in arrays of (k, sectors, 1).
+
+    So sums over a sector are sums over the first axis, and amplitudes of each sector and window are broadcast over it.
+    Sectors of fewer than k frequencies end in places without gain.
+
+    Attributes
+    ----------
+    index : (f,) array
+        Where each frequency lies in a flattened spectrum of half the plane.
+    place : two (f,) arrays
+        Where it lies in the first and second axis here.
+    weight : float
+        Number of frequencies, with those that the lattice leaves out, over f.
+    gain, log_radius : (k, sectors, 1) tensors
+        Power that white noise has in the differences, and logarithm of the frequency in cycles per pixel.
+    score, radial, squares, mixed, radial_squares : (., k sectors) tensors
+        What `SpectralEvidence.slopes` sums with: products of the derivatives' factors, for each sector and over all.
+    """
+
+    index: np.ndarray
+    place: tuple[np.ndarray, np.ndarray]
+    weight: float
+    gain: torch.Tensor
+    log_radius: torch.Tensor
+    score: torch.Tensor
+    radial: torch.Tensor
+    squares: torch.Tensor
+    mixed: torch.Tensor
+    radial_squares: torch.Tensor
+
+
+@lru_cache(maxsize=16)
+def _frequencies(side: int, lattice: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> _Frequencies:
+    """Return those of a window of so many pixels on a lattice, as `FINE`."""
+    row, column = np.meshgrid(np.arange(side) - side // 2, np.arange(side // 2 + 1), indexing="ij")
+    radius = np.hypot(row, column) / side
+    # The lowest belong to the window rather than to the picture; those of fx = 0 come twice.
+    used = (radius > 2.5 / side) & (radius < HIGHEST) & ~((column == 0) & (row < 0))
+    kept = used & ((lattice[0] * row + lattice[1] * column) % lattice[2] == 0)
+    row, column = row[kept], column[kept]
+    sector = np.arctan2(row, column) % math.pi / math.pi * SECTORS
+    sector = np.minimum(sector.astype(int), SECTORS - 1)
+    order = np.argsort(sector, kind="stable")
+    row, column, sector = row[order], column[order], sector[order]
+    count = np.bincount(sector, minlength=SECTORS)
+    place = (np.arange(len(sector)) - (np.cumsum(count) - count)[sector], sector)
+
+    def arranged(values: np.ndarray) -> torch.Tensor:
+        array = np.zeros((int(count.max()), SECTORS), np.float32)
+        array[place] = values
+        return torch.from_numpy(array).to(device, dtype)[..., None]
+
+    def moments(*factors: np.ndarray) -> torch.Tensor:
+        return torch.stack([arranged(factor).flatten() for factor in factors])
+
+    fx, fy = column / side, row / side
+    gain = 4 * np.sin(math.pi * fx) ** 2 + 4 * np.sin(math.pi * fy) ** 2
+    log_radius = np.log(np.hypot(fx, fy))
+    x, y, r = math.pi * fx, math.pi * fy, -log_radius
+    inside = np.eye(SECTORS)[sector].T
+    return _Frequencies(
+        (row % side) * (side // 2 + 1) + column,
+        place,
+        float(used.sum()) / len(row),
+        arranged(gain),
+        arranged(log_radius),
+        score=moments(x, y),
+        radial=moments(r, *inside),
+        squares=moments(x * x, x * y, y * y),
+        mixed=moments(x * r, y * r, *(inside * x), *(inside * y)),
+        radial_squares=moments(r * r, *(inside * r), *inside),
+    )
 
 
 class SpectralEvidence:
@@ -240,57 +316,17 @@ class SpectralEvidence:
         return float(np.median(leaked + apart * (growth / length**2 + HIGHEST**2 / 3 * turn)))
 
     def _arrange(self, lattice: tuple[int, int, int]) -> None:
-        """Choose frequencies, and bring what belongs to them into arrays of (k, sectors, n or 1).
-
-        So sums over a sector are sums over the first axis, and amplitudes of each sector and window are broadcast over
-        it. Sectors of fewer than k frequencies end in places without gain.
-        """
-        side = self._side
-        row, column = np.meshgrid(np.arange(side) - side // 2, np.arange(side // 2 + 1), indexing="ij")
-        radius = np.hypot(row, column) / side
-        # The lowest belong to the window rather than to the picture; those of fx = 0 come twice.
-        used = (radius > 2.5 / side) & (radius < HIGHEST) & ~((column == 0) & (row < 0))
-        kept = used & ((lattice[0] * row + lattice[1] * column) % lattice[2] == 0)
-        row, column = row[kept], column[kept]
-        sector = np.arctan2(row, column) % math.pi / math.pi * SECTORS
-        sector = np.minimum(sector.astype(int), SECTORS - 1)
-        order = np.argsort(sector, kind="stable")
-        row, column, sector = row[order], column[order], sector[order]
-        count = np.bincount(sector, minlength=SECTORS)
-        place = (np.arange(len(sector)) - (np.cumsum(count) - count)[sector], sector)
-
-        def arranged(values: np.ndarray) -> torch.Tensor:
-            array = np.zeros((int(count.max()), SECTORS), np.float32)
-            array[place] = values
-            return torch.from_numpy(array).to(self._spectra)[..., None]
-
-        fx, fy = column / side, row / side
-        gain = 4 * np.sin(math.pi * fx) ** 2 + 4 * np.sin(math.pi * fy) ** 2
-        log_radius = np.log(np.hypot(fx, fy))
-        self._gain, self._log_radius = arranged(gain), arranged(log_radius)
-        count_of_windows = self._spectra.shape[1]
-        self._power = torch.zeros(*self._gain.shape[:2], count_of_windows).to(self._spectra)
-        self._power[place] = self._spectra[(row % side) * (side // 2 + 1) + column]
+        """Choose frequencies, and bring their powers into an array (k, sectors, n)."""
+        self._at = at = _frequencies(self._side, lattice, self._spectra.dtype, self._spectra.device)
+        self._power = self._spectra.new_zeros(*at.gain.shape[:2], self._spectra.shape[1])
+        self._power[at.place] = self._spectra[at.index]
         self._set_noise()
-        self._weight = float(used.sum()) / len(row)
-        # What `slopes` sums over: products of the derivatives' factors, for each sector and over all.
-        x, y, r = math.pi * fx, math.pi * fy, -log_radius
-        inside = np.eye(SECTORS)[sector].T
-
-        def moments(*factors: np.ndarray) -> torch.Tensor:
-            return torch.stack([arranged(factor).flatten() for factor in factors])
-
-        self._score = moments(x, y)
-        self._radial = moments(r, *inside)
-        self._squares = moments(x * x, x * y, y * y)
-        self._mixed = moments(x * r, y * r, *(inside * x), *(inside * y))
-        self._radial_squares = moments(r * r, *(inside * r), *inside)
 
     def _set_noise(self) -> None:
         """Set what follows from the standard deviation of the noise."""
-        noise = self._sigma**2 * self._gain
+        noise = self._sigma**2 * self._at.gain
         # Places that hold no frequency add the logarithm of 1.
-        self._noise = torch.where(self._gain > 0, noise, 1.0).expand_as(self._power).contiguous()
+        self._noise = torch.where(self._at.gain > 0, noise, 1.0).expand_as(self._power).contiguous()
         # Where to look for the amplitudes first: what is above the noise, or else a little.
         total = self._power.sum(0)
         self._least = torch.maximum(total - noise.sum(0), 0.05 * total).clamp(min=1e-12)
@@ -343,14 +379,14 @@ class SpectralEvidence:
         -------
         values : (k, n) tensor
         """
-        argument = (2 * math.pi * self._log_radius.exp() * radius).clamp(min=1e-3)
+        argument = (2 * math.pi * self._at.log_radius.exp() * radius).clamp(min=1e-3)
         rings = (2 * torch.special.bessel_j1(argument) / argument).square()
         return torch.stack([self._log_likelihood(ring, exponent) for ring in rings.split(1, -1)])
 
     def kernel_power(self, psf: np.ndarray) -> torch.Tensor:
         """Return the power (k, sectors, 1) that a kernel (h, w) leaves of each frequency."""
         rows, columns = (np.arange(n) - n // 2 for n in psf.shape)
-        fx, fy = (f.double().cpu().numpy() / math.pi for f in self._score)
+        fx, fy = (f.double().cpu().numpy() / math.pi for f in self._at.score)
         # One axis after the other, as few frequencies are looked at.
         along = np.exp(-2j * math.pi * np.outer(columns, fx))
         response = ((psf @ along) * np.exp(-2j * math.pi * np.outer(rows, fy))).sum(0)
@@ -374,17 +410,17 @@ class SpectralEvidence:
 
     def _turns(self, motion: torch.Tensor) -> torch.Tensor:
         """Return pi times the number of turns of each frequency along motions (n, 2), never 0."""
-        turns = self._score.T @ motion.T
+        turns = self._at.score.T @ motion.T
         return turns.add_(1e-9).view(-1, SECTORS, len(motion))
 
     def _scene(self, exponent: float) -> torch.Tensor:
-        return self._gain * torch.exp(-exponent * self._log_radius)
+        return self._at.gain * torch.exp(-exponent * self._at.log_radius)
 
     def _log_likelihood(self, blur: torch.Tensor, exponent: float) -> torch.Tensor:
         """Return the log-likelihood (n,) for the power (k, sectors, n or 1) that a blur leaves."""
         shape = self._scene(exponent) * (blur + self.floor)
         expected = torch.addcmul(self._noise, self._amplitude(shape), shape)
-        return -self._weight * (expected.log() + self._power / expected).sum((0, 1))
+        return -self._at.weight * (expected.log() + self._power / expected).sum((0, 1))
 
     def slopes(self, motion: torch.Tensor, exponent: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the log-likelihood of every window, its derivatives, and how sharp it is on average.
@@ -414,7 +450,7 @@ class SpectralEvidence:
         amplitude = self._amplitude(shape)
         expected = torch.addcmul(self._noise, amplitude, shape)
         ratio = self._power / expected
-        values = -self._weight * (expected.log() + ratio).sum((0, 1))
+        values = -self._at.weight * (expected.log() + ratio).sum((0, 1))
         # The derivatives of the logarithm of the expected power: by those of the amplitudes; and by the turns.
         by_amplitude = amplitude * shape / expected
         by_turns = by_amplitude * (2 * sinc * slope / blur)
@@ -424,11 +460,11 @@ class SpectralEvidence:
         def total(moments: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
             return moments @ values.view(-1, n)
 
-        radial = total(self._radial, ratio * by_amplitude)
-        gradient = torch.cat((total(self._score, ratio * by_turns), radial[:1]))
-        squares = total(self._squares, by_turns * by_turns)
-        mixed = total(self._mixed, by_turns * by_amplitude)
-        radial_squares = total(self._radial_squares, by_amplitude * by_amplitude)
+        radial = total(self._at.radial, ratio * by_amplitude)
+        gradient = torch.cat((total(self._at.score, ratio * by_turns), radial[:1]))
+        squares = total(self._at.squares, by_turns * by_turns)
+        mixed = total(self._at.mixed, by_turns * by_amplitude)
+        radial_squares = total(self._at.radial_squares, by_amplitude * by_amplitude)
         xx, xy, yy = squares
         xr, yr, rr = mixed[0], mixed[1], radial_squares[0]
         whole = torch.stack((xx, xy, xr, xy, yy, yr, xr, yr, rr)).view(3, 3, n)
@@ -439,7 +475,7 @@ class SpectralEvidence:
         information = whole - (relative[:, None] * shared).sum(2)
         # The amplitudes are only nearly the best ones, by which the derivative would vanish.
         gradient = gradient - (relative * radial[1:]).sum(1)
-        return values, self._weight * gradient.T, self._weight * information.permute(2, 0, 1)
+        return values, self._at.weight * gradient.T, self._at.weight * information.permute(2, 0, 1)
 
     def _amplitude(self, shape: torch.Tensor) -> torch.Tensor:
         """Return the most likely amplitudes, (sectors, n)."""

@@ -38,7 +38,7 @@ class Residual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to the same."""
-        return x + self.conv2(F.relu(self.conv1(x)))
+        return x + self.conv2(F.relu(self.conv1(x), inplace=True))
 
 
 class ResidualBlock(nn.Module):
@@ -82,8 +82,12 @@ class AtrousPyramid(nn.Module):
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Return whether a device multiplies bfloat16 matrices in hardware, several times faster than float32."""
+    """Return whether a device multiplies bfloat16 matrices in hardware, at least twice as fast as float32.
+
+    Of processors these are the ones with tiles (AMX) or with dot products of bfloat16 (AVX512-BF16).
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return device.type == "cpu" and tiles is not None and bool(tiles())
+    # Both questions are private to torch, and older releases do not know the second one.
+    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
+    return device.type == "cpu" and any(supported is not None and supported() for supported in asked)

@@ -7,6 +7,7 @@ freedom. Twenty parameters for the whole picture are still few enough to carry t
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
@@ -63,22 +64,24 @@ def consistent_signs(motion: np.ndarray, error: np.ndarray, shape: tuple[int, in
         return motion
     agreement = np.abs((motion[a] * motion[b]).sum(-1)) / (error[a] * error[b])
     links = coo_matrix((1 / (1e-3 + agreement), (a, b)), (len(motion),) * 2)
-    order, before = breadth_first_order(minimum_spanning_tree(links), int(error.argmin()), directed=False)
-    signed = motion.copy()
-    for i in order[1:]:
-        if signed[i] @ signed[before[i]] < 0:
-            signed[i] *= -1
-    return signed
+    root = int(error.argmin())
+    _, before = breadth_first_order(minimum_spanning_tree(links), root, directed=False)
+    before[root] = root
+    sign = np.where((motion * motion[before]).sum(-1) < 0, -1.0, 1.0)
+    # The product of the signs on the way to the root: each round skips twice as far ahead.
+    for _ in range(len(motion).bit_length()):
+        sign, before = sign * sign[before], before[before]
+    return motion * sign[:, None]
 
 
 def fit_smooth(motion: np.ndarray, error: np.ndarray, design: np.ndarray, degree: int = DEGREE) -> np.ndarray:
-    """Fit a polynomial to vectors whose signs are nearly right, by iteratively reweighted least squares.
+    """Fit polynomials to vectors whose signs are nearly right, by iteratively reweighted least squares.
 
     Parameters
     ----------
-    motion : (n, 2) array
+    motion : (..., n, 2) array
         Vectors; the sign of each is chosen anew in each step.
-    error : (n,) array
+    error : (..., n) array
         Expected error of each, in pixels.
     design : (n, 2, 20) array
         `smooth_model`.
@@ -87,21 +90,25 @@ def fit_smooth(motion: np.ndarray, error: np.ndarray, design: np.ndarray, degree
 
     Returns
     -------
-    parameters : (20,) array
+    parameters : (..., 20) array
     """
     used = np.flatnonzero([i + j <= degree for i, j in POWERS] * 2)
-    rows = design[:, :, used]
-    squares = (rows.transpose(0, 2, 1) @ rows).reshape(len(rows), -1)
-    weight = 1 / np.maximum(error, 0.25)
-    w, least = weight**2, np.maximum(0.5, 0.5 * error)
+    n, k = len(design), len(used)
+    # By torch, whose threads are told how many they are.
+    rows = torch.from_numpy(design[:, :, used])
+    squares = (rows.mT @ rows).view(n, k * k)
+    rows = rows.view(2 * n, k)
+    vectors, errors = torch.from_numpy(motion).view(-1, n, 2), torch.from_numpy(error).view(-1, n)
+    weight = 1 / errors.clamp(min=0.25)
+    w, least = weight**2, (0.5 * errors).clamp(min=0.5)
     for _ in range(_STEPS):
-        normal = (w @ squares).reshape(len(used), -1) + _RIDGE * w.sum() * np.eye(len(used))
-        solved = np.linalg.solve(normal, np.einsum("n,nij,ni->j", w, rows, motion))
-        model = rows @ solved
-        motion = np.where((model * motion).sum(-1, keepdims=True) < 0, -motion, motion)
-        w = weight / np.maximum(np.hypot(*(model - motion).T), least)
-    parameters = np.zeros(design.shape[-1])
-    parameters[used] = solved
+        normal = (w @ squares).view(-1, k, k) + _RIDGE * w.sum(-1)[:, None, None] * torch.eye(k, dtype=w.dtype)
+        solved = torch.linalg.solve(normal, (w[..., None] * vectors).flatten(1) @ rows)
+        model = (solved @ rows.T).view(vectors.shape)
+        vectors = torch.where((model * vectors).sum(-1, keepdim=True) < 0, -vectors, vectors)
+        w = weight / torch.maximum(torch.hypot(*(model - vectors).unbind(-1)), least)
+    parameters = np.zeros((*error.shape[:-1], design.shape[-1]))
+    parameters[..., used] = solved.view(*error.shape[:-1], k).numpy()
     return parameters
 
 
@@ -138,16 +145,20 @@ def smooth_starts(
     parameters : (count, 20) array
     """
     rng = np.random.default_rng(seed)
-    found = []
+    vectors, errors = np.zeros((count, len(places), 2)), np.zeros((count, len(places)))
+    degrees = DEGREE - np.arange(count) // len(answers) % 2
     for k in range(count):
         motion, error = answers[k % len(answers)]
-        round_ = k // len(answers)
-        if round_ >= 2:
+        if k >= 2 * len(answers):
             near = np.square(places - places[rng.integers(len(places))]).sum(-1) < rng.uniform(0.3, 0.9) ** 2
             kind = k % 3
             if kind == 0:
                 error = error * np.exp(rng.normal(size=len(error)))
             else:
                 error = np.where(near, 8 * error, error) if kind == 1 else np.where(near, error, 4 * error)
-        found.append(fit_smooth(consistent_signs(motion, error, shape), error, design, DEGREE - round_ % 2))
-    return np.stack(found)
+        vectors[k], errors[k] = consistent_signs(motion, error, shape), error
+    parameters = np.zeros((count, design.shape[-1]))
+    for degree in np.unique(degrees):
+        alike = degrees == degree
+        parameters[alike] = fit_smooth(vectors[alike], errors[alike], design, int(degree))
+    return parameters

@@ -163,7 +163,7 @@ def mean_kernel(kernels: list[np.ndarray]) -> np.ndarray:
     Returns
     -------
     psf : (side, side) array
-        Of the largest side, of the mean of their sums, centred on its mean. What is moved over a border wraps around.
+        Of the largest side, of sum 1, centred on its mean. What is moved over a border is lost.
     """
     side = max(map(len, kernels))
     whole = [np.pad(kernel, (side - len(kernel)) // 2) for kernel in kernels]
@@ -173,8 +173,8 @@ def mean_kernel(kernels: list[np.ndarray]) -> np.ndarray:
     for kernel in whole:
         product = np.fft.irfft2(first * np.fft.rfft2(kernel, s=size).conj(), s=size)
         move = np.unravel_index(product.argmax(), product.shape)
-        total += np.roll(kernel, [int(m) if m <= side else int(m) - n for m, n in zip(move, size, strict=True)], (0, 1))
-    return _centred(total / len(kernels))
+        total += _moved(kernel, [int(m) if m <= side else int(m) - n for m, n in zip(move, size, strict=True)])
+    return _centred(total)
 
 
 def strong_edges(blurred: torch.Tensor, psf: torch.Tensor, edge: float) -> torch.Tensor:
@@ -238,13 +238,19 @@ def _cleaned(psf: torch.Tensor) -> torch.Tensor:
     values[sums[island] < SPECKLE * sums.sum()] = 0
     if not values.any():
         return _at_first(len(psf)).to(psf)
-    return torch.from_numpy(_centred(values / values.sum())).to(psf)
+    return torch.from_numpy(_centred(values)).to(psf)
 
 
 def _centred(values: np.ndarray) -> np.ndarray:
-    """Return a kernel that is centred on its mean, to a pixel."""
+    """Return a kernel of sum 1 that is centred on its mean, to a pixel."""
     centre = np.round(ndimage.center_of_mass(values)).astype(int)
-    return np.roll(values, [n // 2 - c for n, c in zip(values.shape, centre, strict=True)], (0, 1))
+    values = _moved(values, [n // 2 - int(c) for n, c in zip(values.shape, centre, strict=True)])
+    return values / values.sum()
+
+
+def _moved(values: np.ndarray, by: list[int]) -> np.ndarray:
+    """Return an array (h, w) moved by whole pixels down and to the right; 0 comes in."""
+    return ndimage.shift(values, by, order=0)
 
 
 def _at_first(side: int) -> torch.Tensor:
