@@ -1,5 +1,6 @@
 """Kernels of curved paths: found from edges, believed by spectra, undone by `deblur`."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -11,12 +12,24 @@ import skimage.io
 import torch
 
 import ircdeblur
+from ircdeblur import restore
 from ircdeblur.app import cli
 from ircdeblur.data.known_blur import round_kernel, shake_kernel
 from ircdeblur.experiments.blind import Found, undo
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.metrics import psnr
-from ircdeblur.nets.curved import KEPT, LIKELIER, WAYS, estimate_kernel
+from ircdeblur.nets.curved import (
+    EVEN,
+    KEPT,
+    LIKELIER,
+    TOO_UNEVEN,
+    WAYS,
+    KernelEstimate,
+    estimate_kernel,
+    likeliest_floor,
+)
+from ircdeblur.nets.evidence import SpectralEvidence
+from ircdeblur.nets.noise import noise_of
 from ircdeblur.psf import read_psf
 from ircdeblur.solvers import blind_kernel
 from ircdeblur.solvers.blind_kernel import (
@@ -254,12 +267,12 @@ def shifts():
     return [(i, j) for i in range(-3, 4) for j in range(-3, 4)]
 
 
-def test_the_tables_undo_it_as_deblur_does(shaken):
+def test_the_tables_undo_it_as_deblur_does(shaken, curve, monkeypatch):
     blurred = shaken[1]
-    result, motion, error, psf = ircdeblur.deblur(
-        blurred, method="irc-mm", return_motion=True, return_error=True, return_psf=True, linear_light=False
-    )
-    by_table = undo(blurred, Found(motion, error, psf=psf), "irc-mm")
+    kernel = KernelEstimate(curve, False, 30.0, 0.1)
+    monkeypatch.setattr(restore, "kernel_of", lambda *arguments: kernel)
+    result, motion, error = ircdeblur.deblur(blurred, method="irc-mm", return_motion=True, return_error=True)
+    by_table = undo(blurred, Found(motion, error, kernel=kernel), "irc-mm")
     np.testing.assert_allclose(by_table, result.clip(0, 1), atol=1e-5)
 
 
@@ -313,6 +326,43 @@ def test_the_bar_is_higher_for_fewer_windows(shaken, monkeypatch):
     assert found is not None
     monkeypatch.setattr("ircdeblur.nets.curved.FEW_WINDOWS", 16 * (found.evidence / LIKELIER + 1) ** 2)
     assert estimate_kernel(luma(shaken[1])[None, None]) is None
+
+
+def test_a_kernel_that_is_not_the_same_everywhere(curve):
+    """Other places moved along the mirrored path: the same kernel leaves more of the power."""
+    one, other = (photograph(kernel)[1] for kernel in (curve, curve[:, ::-1].copy()))
+    half = one.shape[1] // 2
+    floors = []
+    for picture in (one, np.concatenate((one[:, :half], other[:, half:]), 1)):
+        floors.append(likeliest_floor(SpectralEvidence(luma(picture)[None, None], 0.005), curve))
+    assert floors[0] <= EVEN
+    assert floors[1] > EVEN
+
+
+def test_an_uneven_kernel_is_not_believed(shaken, monkeypatch):
+    monkeypatch.setattr("ircdeblur.nets.curved.likeliest_floor", lambda evidence, psf: TOO_UNEVEN)
+    found = estimate_kernel(luma(shaken[1])[None, None])
+    assert found is not None
+    assert found.unevenness == pytest.approx(math.sqrt(TOO_UNEVEN - EVEN))
+    monkeypatch.setattr("ircdeblur.nets.curved.likeliest_floor", lambda evidence, psf: 1.01 * TOO_UNEVEN)
+    assert estimate_kernel(luma(shaken[1])[None, None]) is None
+
+
+@pytest.mark.parametrize("unevenness", [0.0, 0.1, 0.228])
+def test_what_a_kernel_does_not_explain_counts_as_noise(shaken, curve, monkeypatch, unevenness):
+    told = []
+
+    def noted(y, operator, sigma, *arguments, **named):
+        told.append(sigma)
+        return run_method(y, operator, sigma, *arguments, **named)
+
+    run_method = restore.run_method
+    monkeypatch.setattr(restore, "run_method", noted)
+    kernel = KernelEstimate(curve, False, 30.0, unevenness)
+    monkeypatch.setattr(restore, "kernel_of", lambda *arguments: kernel)
+    ircdeblur.deblur(shaken[1], method="irc-mm")
+    own = noise_of(torch.from_numpy(shaken[1]).permute(2, 0, 1)[None], kernel.psf)
+    assert told == [pytest.approx(math.sqrt(own**2 + 0.005**2 + (0.13 * unevenness) ** 2), rel=1e-5)]
 
 
 @pytest.mark.parametrize("size", [(20, 30), (64, 64), (1, 1)])

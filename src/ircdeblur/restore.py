@@ -15,7 +15,7 @@ import torch
 from ircdeblur.arrays import Images
 from ircdeblur.kernels import MAX_LENGTH
 from ircdeblur.motion import check_motion, to_double_angle, to_polar
-from ircdeblur.nets.belief import LEAST_MISFIT, doubt_of, misfit_noise, restoration_weight, unexplained
+from ircdeblur.nets.belief import doubt_of, misfit_noise, misfit_of_kernel, restoration_weight, unexplained
 from ircdeblur.nets.blind import (
     CONSOLIDATIONS,
     WHOLE_PIXELS,
@@ -314,7 +314,7 @@ def _restore(
     """Deconvolve one image by a kernel or a motion field."""
     belief, light = None, how.linear_light
     if isinstance(blur, KernelEstimate):
-        belief = Belief(1.0, LEAST_MISFIT)
+        belief = Belief(1.0, misfit_of_kernel(blur.unevenness))
         light = blur.linear_light if light == "auto" else light
         blur = blur.psf
     if how.strength is not None and not isinstance(blur, np.ndarray):

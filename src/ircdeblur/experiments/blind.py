@@ -17,9 +17,10 @@ from ircdeblur.experiments.config import DIRECT, BlindRow
 from ircdeblur.experiments.motion_baselines import NETWORKS, load_baselines, weights_path
 from ircdeblur.metrics import psnr
 from ircdeblur.motion import to_polar
-from ircdeblur.nets.belief import LEAST_MISFIT, doubt_of, restoration_weight
+from ircdeblur.nets.belief import doubt_of, misfit_of_kernel, restoration_weight
 from ircdeblur.nets.blind import MotionEstimate
 from ircdeblur.nets.checkpoints import IRC_NETS, MOTION_NETS, load_motion_net, motion_net_path, weights_folder
+from ircdeblur.nets.curved import KernelEstimate
 from ircdeblur.nets.light import is_linear_light
 from ircdeblur.nets.methods import irc_net
 from ircdeblur.nets.noise import noise_of
@@ -63,15 +64,15 @@ class Found:
         What finding it took.
     linear_light : bool
         Whether the picture seems to have been blurred in linear light.
-    psf : (h, h) array, optional
-        The kernel of a curved path, which is undone in place of the motion.
+    kernel : KernelEstimate, optional
+        That of a curved path, which is undone in place of the motion.
     """
 
     motion: np.ndarray
     error: np.ndarray
     seconds: float = 0.0
     linear_light: bool = False
-    psf: np.ndarray | None = None
+    kernel: KernelEstimate | None = None
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,7 @@ class BlindRows:
             if not is_sure(field, error.shape):
                 kernel = kernel_of(Images(image, torch.device("cpu"), -1), 0, field)
             if kernel is not None:
-                return Found(motion, error, time.perf_counter() - began, kernel.linear_light, kernel.psf)
+                return Found(motion, error, time.perf_counter() - began, kernel.linear_light, kernel)
             linear_light = is_linear_light(torch.from_numpy(image).permute(2, 0, 1)[None], field.motion)
             return Found(motion, error, time.perf_counter() - began, linear_light)
 
@@ -299,15 +300,15 @@ def undo(
     """
     device = resolve_device()
     length, error = torch.from_numpy(to_polar(found.motion)[0]), torch.from_numpy(found.error)
-    everywhere = known or found.psf is not None
+    everywhere = known or found.kernel is not None
     weight = np.ones(found.error.shape) if everywhere else restoration_weight(length, error).numpy()
     if float(weight.max()) <= 0.0:
         return image.clip(0, 1)
     y = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
     blur: UniformBlur | MotionBlur
-    if found.psf is not None:
-        blur = UniformBlur(torch.from_numpy(found.psf).to(y), boundary="extended")
-        noise = math.hypot(noise_of(y, found.psf), LEAST_MISFIT)
+    if found.kernel is not None:
+        blur = UniformBlur(torch.from_numpy(found.kernel.psf).to(y), boundary="extended")
+        noise = math.hypot(noise_of(y, found.kernel.psf), misfit_of_kernel(found.kernel.unevenness))
     else:
         motion = torch.from_numpy(np.ascontiguousarray(found.motion, np.float32)).to(y)
         blur = MotionBlur(motion, boundary="extended")

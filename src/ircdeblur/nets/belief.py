@@ -6,6 +6,7 @@ passes through them.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,10 @@ not sRGB's. Twelve shaken validation photographs of each kind lost 0.63 dB by it
 and 0.30 dB in linear light, with noise of 0.2 %; with 1 % they lost 0.04 and gained 0.01 dB; averaged frames of a film
 did not change. A real pair with little noise, whose motion is stated to be exact and is not, gains 2.9 dB with it (1.4
 dB with 0.003, 1.2 dB with 0.0015)."""
+
+
+MISFIT_OF_KERNEL = 0.13
+"""Noise that a unit of a kernel's unevenness stands for (see `ircdeblur.nets.curved.KernelEstimate`)."""
 
 
 def restoration_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
@@ -85,6 +90,11 @@ def misfit_noise(total: torch.Tensor, weights: torch.Tensor, least: float | None
     """
     wrong = (MISFIT * total / weights.clamp(min=1e-9)).clamp(max=MAX_MISFIT)
     return (wrong**2 + (LEAST_MISFIT if least is None else least) ** 2).sqrt()
+
+
+def misfit_of_kernel(unevenness: float) -> float:
+    """Return the standard deviation of what a kernel that was found will not explain, on the [0, 1] scale."""
+    return math.hypot(LEAST_MISFIT, min(MAX_MISFIT, MISFIT_OF_KERNEL * unevenness))
 
 
 class Reckoned(NamedTuple):

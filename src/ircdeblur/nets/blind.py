@@ -241,8 +241,8 @@ def _alternatives(
         return to_double_angle(torch.from_numpy(model(x, y) @ parameters).to(raw)).view(*grid, 2)
 
     local, _ = smooth_field(raw, spread, sigma=1.0)
-    vectors = from_double_angle(raw).reshape(-1, 2).double().cpu().numpy()
-    cameras = fit_camera(vectors, spread.flatten().double().cpu().numpy(), x, y, CAMERAS, seed)
+    vectors = from_double_angle(raw).reshape(-1, 2).cpu().double().numpy()
+    cameras = fit_camera(vectors, spread.flatten().cpu().double().numpy(), x, y, CAMERAS, seed)
     if evidence is None:
         return _Alternatives(on_grid(camera_model, cameras[0]), local, CAMERA_TOLERANCE)
 
@@ -273,7 +273,7 @@ def _alternatives(
     still = out_of_focus < OUT_OF_FOCUS or (typical < SHORT and in_focus < IN_FOCUS)
     field = on_grid(camera_model, model.parameters) * (not still)
 
-    answered = evidence.sample(torch.cat((raw.permute(2, 0, 1), spread[None])), shape).T.double().cpu().numpy()
+    answered = evidence.sample(torch.cat((raw.permute(2, 0, 1), spread[None])), shape).T.cpu().double().numpy()
     answers = [
         (from_double_angle(alone.parameters), _doubted(alone)),
         (from_double_angle(answered[:, :2]), answered[:, 2]),

@@ -386,7 +386,7 @@ class SpectralEvidence:
     def kernel_power(self, psf: np.ndarray) -> torch.Tensor:
         """Return the power (k, sectors, 1) that a kernel (h, w) leaves of each frequency."""
         rows, columns = (np.arange(n) - n // 2 for n in psf.shape)
-        fx, fy = (f.double().cpu().numpy() / math.pi for f in self._at.score)
+        fx, fy = (f.cpu().double().numpy() / math.pi for f in self._at.score)
         # One axis after the other, as few frequencies are looked at.
         along = np.exp(-2j * math.pi * np.outer(columns, fx))
         response = ((psf @ along) * np.exp(-2j * math.pi * np.outer(rows, fy))).sum(0)

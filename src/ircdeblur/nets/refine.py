@@ -163,7 +163,7 @@ def descend(
         """Return the likelihoods, and their derivatives and information by what each window depends on."""
         field, jacobian = motion(rest + values[:-1].reshape(start.shape))
         found, *others = evidence.slopes(torch.from_numpy(field).to(best), float(values[-1]))
-        slope, information = (t.double().cpu().numpy() for t in others)
+        slope, information = (t.cpu().double().numpy() for t in others)
         whole = np.zeros((len(field), 3, jacobian.shape[2] + 1))
         whole[:, :2, :-1], whole[:, 2, -1] = jacobian, 1
         turned = whole.transpose(0, 2, 1)
@@ -174,7 +174,7 @@ def descend(
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return gradient and curvature of the cost."""
         found, slope, information = seen
-        weight = torch.exp((found - best).clamp(max=0) / TOLERANT).double().cpu().numpy()
+        weight = torch.exp((found - best).clamp(max=0) / TOLERANT).cpu().double().numpy()
         slope, information = weight[:, None] * slope, weight[:, None, None] * information
         own, cross, square = slope[:, :-1], information[:, :-1, -1], information[:, :-1, :-1]
         if own.shape[1] == size:
@@ -273,7 +273,7 @@ def refine_local(evidence: SpectralEvidence, double: torch.Tensor) -> Refined:
     unary = misfit(best - table).T + own
     pairwise = torch.from_numpy(np.minimum(apart / 2, STEP_LIMIT)).to(double)
     labels = smoothest_labels(unary.view(*evidence.shape, -1), pairwise).flatten()
-    start = tried[labels, torch.arange(len(double), device=double.device)].double().cpu().numpy()
+    start = tried[labels, torch.arange(len(double), device=double.device)].cpu().double().numpy()
 
     return descend(evidence, _vectors, start, _local_stiffness(start, evidence.shape), exponent, best)
 
