@@ -2,11 +2,12 @@
 
     python benchmarks/curved.py --data DIR [--photos N]
 
-Each photograph is blurred by the curved path of a shaking hand of 8 to 36 px, in pixel values and in linear light; by a
-camera's straight shake of 6 to 32 px; by a lens out of focus of 1 to 5 px radius; or not at all; with noise of 0.4, 1
-and 2 % in turns, 8 bits. Printed for each kind are: how often a kernel was believed, and PSNR gains (dB) of `deblur`
-over the blurred picture, with it and with ``path="straight"``, the best over shifts of up to 5 px, as a kernel that was
-found is centred on its mean.
+Each photograph is blurred by the curved path of a shaking hand of 8 to 36 px, in pixel values and in linear light; by
+one of 10 to 30 px that turns the camera too, which moves the corners by 2 to 10 px more; by a camera's straight shake
+of 6 to 32 px; by a lens out of focus of 1 to 5 px radius; or not at all; with noise of 0.4, 1 and 2 % in turns, 8 bits.
+Printed for each kind are: how often a kernel was believed, and PSNR gains (dB) of `deblur` over the blurred picture,
+with it and with ``path="straight"``, the best over shifts of up to 5 px, as a kernel that was found is centred on its
+mean.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 import ircdeblur
 from ircdeblur.data.camera import camera_shake
@@ -26,7 +28,7 @@ from ircdeblur.metrics import psnr
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.srgb import linear_to_srgb, srgb_to_linear
 
-KINDS = ("curved", "curved, linear light", "straight", "out of focus", "sharp")
+KINDS = ("curved", "curved, linear light", "curved and turned", "straight", "out of focus", "sharp")
 MARGIN, SHIFTS, RIM = 24, 5, 8
 
 
@@ -36,7 +38,9 @@ def blurred_photo(path: Path, kind: str, number: int) -> tuple[np.ndarray, np.nd
     scene = torch.from_numpy(load_photo(path)).permute(2, 0, 1)[None].float() / 255
     sharp = scene[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
     light = srgb_to_linear(scene) if "linear" in kind else scene
-    if "curved" in kind:
+    if kind == "curved and turned":
+        blurred = _along_a_path(scene, float(rng.uniform(10, 30)), float(rng.uniform(2, 10)), rng)
+    elif "curved" in kind:
         blurred = _by_kernel(shake_kernel(float(rng.uniform(8, 36)), rng), light)
     elif kind == "straight":
         motion = camera_shake((sharp.shape[-2], sharp.shape[-1]), float(rng.uniform(6, 32)), rng)
@@ -54,6 +58,23 @@ def blurred_photo(path: Path, kind: str, number: int) -> tuple[np.ndarray, np.nd
 
 def _by_kernel(psf: np.ndarray, scene: torch.Tensor) -> torch.Tensor:
     return UniformBlur(torch.from_numpy(psf).float()[None, None], margin=(MARGIN, MARGIN)).A(scene)
+
+
+def _along_a_path(scene: torch.Tensor, extent: float, corners: float, rng: np.random.Generator) -> torch.Tensor:
+    """Return the mean of a scene (1, C, H, W) that moves and turns along smooth curves, without its margin."""
+    time = np.linspace(0, 1, 64)
+    waves = [[(rng.normal() / k, k, rng.uniform(0, 2 * np.pi)) for k in (1, 2, 3)] for _ in range(3)]
+    x, y, turn = (sum(a * np.sin(np.pi * k * time + phase) for a, k, phase in wave) for wave in waves)
+    scale = extent / max(np.ptp(x), np.ptp(y))
+    height, width = scene.shape[-2:]
+    turn = (turn - turn.mean()) / np.ptp(turn) * corners / (np.hypot(height, width) / 2)
+    total = torch.zeros_like(scene)
+    for a, b, angle in zip((x - x.mean()) * scale, (y - y.mean()) * scale, turn, strict=True):
+        cos, sin = np.cos(angle), np.sin(angle)
+        rows = [[cos, -sin * height / width, 2 * a / width], [sin * width / height, cos, 2 * b / height]]
+        grid = F.affine_grid(torch.tensor([rows], dtype=torch.float32), list(scene.shape), align_corners=False)
+        total += F.grid_sample(scene, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return (total / len(time))[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
 
 
 def best_psnr(image: np.ndarray, sharp: np.ndarray) -> float:
