@@ -219,6 +219,16 @@ def test_confidence_is_what_deblurring_goes_by():
     np.testing.assert_allclose(weight, moved * mo.confidence(motion, error), atol=1e-5)
 
 
+def test_of_doubtful_motions_less_is_mixed_in():
+    """All that is believed up to 1.3 px, at most 0.6 from 4 px on, between them on a line."""
+    from ircdeblur.nets.belief import mixing_weight, restoration_weight
+
+    length, error = torch.meshgrid(torch.linspace(0, 60, 31), torch.linspace(0, 20, 41), indexing="ij")
+    most = np.interp(error.numpy(), (1.3, 4.0), (1.0, 0.6))
+    expected = np.minimum(restoration_weight(length, error).numpy(), most)
+    np.testing.assert_allclose(mixing_weight(length, error).numpy(), expected, atol=1e-6)
+
+
 def test_confidence_refuses_bad_errors():
     motion = np.ones((2, 3, 2))
     for error, words in ((np.ones((3, 2)), "size"), (np.full((2, 3), -1), ">= 0"), (np.full((2, 3), np.nan), "finite")):

@@ -15,7 +15,14 @@ import torch
 from ircdeblur.arrays import Images
 from ircdeblur.kernels import MAX_LENGTH
 from ircdeblur.motion import check_motion, to_double_angle, to_polar
-from ircdeblur.nets.belief import doubt_of, misfit_noise, misfit_of_kernel, restoration_weight, unexplained
+from ircdeblur.nets.belief import (
+    doubt_of,
+    misfit_noise,
+    misfit_of_kernel,
+    mixing_weight,
+    restoration_weight,
+    unexplained,
+)
 from ircdeblur.nets.blind import (
     CONSOLIDATIONS,
     WHOLE_PIXELS,
@@ -349,7 +356,7 @@ def _restore(
             length = to_polar(motion)[0]
             if how.strength is not None:
                 assert error is not None
-                weight = how.strength * restoration_weight(length, error)
+                weight = how.strength * mixing_weight(length, error)
                 doubt = doubt_of(error)[None]
             if float(length.max()) <= 1.0 or (isinstance(weight, torch.Tensor) and float(weight.max()) <= 0.0):
                 return given

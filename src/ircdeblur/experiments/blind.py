@@ -17,7 +17,7 @@ from ircdeblur.experiments.config import DIRECT, BlindRow
 from ircdeblur.experiments.motion_baselines import NETWORKS, load_baselines, weights_path
 from ircdeblur.metrics import psnr
 from ircdeblur.motion import to_polar
-from ircdeblur.nets.belief import doubt_of, misfit_of_kernel, restoration_weight
+from ircdeblur.nets.belief import doubt_of, misfit_of_kernel, mixing_weight
 from ircdeblur.nets.blind import MotionEstimate
 from ircdeblur.nets.checkpoints import IRC_NETS, MOTION_NETS, load_motion_net, motion_net_path, weights_folder
 from ircdeblur.nets.curved import KernelEstimate
@@ -301,7 +301,7 @@ def undo(
     device = resolve_device()
     length, error = torch.from_numpy(to_polar(found.motion)[0]), torch.from_numpy(found.error)
     everywhere = known or found.kernel is not None
-    weight = np.ones(found.error.shape) if everywhere else restoration_weight(length, error).numpy()
+    weight = np.ones(found.error.shape) if everywhere else mixing_weight(length, error).numpy()
     if float(weight.max()) <= 0.0:
         return image.clip(0, 1)
     y = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)

@@ -61,6 +61,27 @@ def restoration_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tenso
     return moved * sure
 
 
+CAUTIOUS, CAUTION = (1.3, 4.0), 0.6
+"""Expected errors in pixels from which on, and beyond which, only so much of a restoration is mixed in. Of 44 pictures
+whose motion is neither straight nor even, most of them averages of frames of a film, the mean gain was 0.12 dB and the
+smallest -1.87 with all of it, 0.22 and -0.65 with 0.6, 0.21 and -0.42 with 0.5."""
+
+
+def mixing_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+    """Return how much of a blind restoration to mix with the photograph as it is, in [0, 1].
+
+    Where it is wrong, half of it does a quarter of the harm, and where it is right, three quarters of the good.
+
+    Parameters
+    ----------
+    length, error : (H, W) tensors
+        Length of the motion and its expected error, in pixels.
+    """
+    low, high = CAUTIOUS
+    most = 1 - (1 - CAUTION) * ((error - low) / (high - low)).clamp(0, 1)
+    return torch.minimum(restoration_weight(length, error), most)
+
+
 def beyond(error: torch.Tensor) -> torch.Tensor:
     """Return what an expected error exceeds that of a right motion by, in pixels."""
     return (error - EXACT).clamp(min=0)
@@ -107,6 +128,8 @@ class Reckoned(NamedTuple):
     ----------
     weight : (B, H, W) tensor
         See `restoration_weight`.
+    mixed : (B, H, W) tensor
+        See `mixing_weight`.
     noise : (B,) tensor
         Standard deviation of the noise and of what the motion will not explain, together.
     doubt : (B, H, W) tensor
@@ -114,6 +137,7 @@ class Reckoned(NamedTuple):
     """
 
     weight: torch.Tensor
+    mixed: torch.Tensor
     noise: torch.Tensor
     doubt: torch.Tensor
 
@@ -123,8 +147,10 @@ def reckon(
 ) -> Reckoned:
     """Return what follows from motions (B, H, W, 2), their expected errors (B, H, W), and the noise, one or (B,).
 
-    The gradient passes through the weight and the doubt. `least` is that of `misfit_noise`.
+    The gradient passes through the weights and the doubt. `least` is that of `misfit_noise`.
     """
-    weight = restoration_weight(motion.norm(dim=-1), error)
+    length = motion.norm(dim=-1)
+    weight = restoration_weight(length, error)
     misfit = misfit_noise(unexplained(weight, error), weight.sum((-2, -1)), least).detach()
-    return Reckoned(weight, torch.hypot(torch.as_tensor(noise).to(misfit), misfit), doubt_of(error))
+    total = torch.hypot(torch.as_tensor(noise).to(misfit), misfit)
+    return Reckoned(weight, mixing_weight(length, error), total, doubt_of(error))

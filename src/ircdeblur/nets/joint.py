@@ -53,7 +53,7 @@ class JointNet(nn.Module):
         motion, error = self.motion(y)
         known = reckon(motion, error, noise)
         frames = self.irc_net.estimates(y, MotionBlur(motion), known.noise, known.doubt)
-        return [torch.lerp(y, x, known.weight[:, None]) for x in frames]
+        return [torch.lerp(y, x, known.mixed[:, None]) for x in frames]
 
     def forward(self, y: torch.Tensor, noise: float | torch.Tensor) -> torch.Tensor:
         """Return the sharp images (B, C, H, W), not clipped; see `estimates`."""
