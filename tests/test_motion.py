@@ -207,7 +207,7 @@ def test_describe_still_pictures_and_few_pixels():
     assert "less than 1 % of the frame moved" in mo.describe(motion)
 
 
-def test_confidence_is_what_deblurring_goes_by():
+def test_confidence_is_what_a_motion_is_believed_by():
     """`restoration_weight`, but for the share that says whether there was a motion at all."""
     from ircdeblur.nets.belief import restoration_weight
 

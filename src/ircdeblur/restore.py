@@ -561,8 +561,8 @@ def estimate_psf(
     Returns
     -------
     psf : (h, h) float64 array or None
-        Odd, not negative, of sum 1, for `deconvolve`; None if something else explains the photograph. Of a batch a
-        list.
+        Odd, not negative, of sum 1, for `deconvolve`; None if something else explains the photograph, or if the kernel
+        seems not to be the same everywhere. Of a batch a list.
 
     References
     ----------

@@ -586,7 +586,8 @@ def psf(
     """Estimate the kernel of a photograph that was blurred by the same one all over.
 
     The camera's path may be curved. If a motion field, no blur, or a lens out of focus explains the photograph as
-    well, no kernel is written, and the exit code is 1.
+    well, or the kernel seems not to be the same everywhere, none is written, and
+    the exit code is 1.
     """
     from ircdeblur.app.imagefile import ImageFileError, check_output, read_photo
 
@@ -603,7 +604,9 @@ def psf(
     with report.noting(source):
         kernel = restore.estimate_psf(photo.pixels, motion_net=motion_net, device=target, runtime=computed)
     if kernel is None:
-        raise ImageFileError("no kernel that explains it better than a motion field", source, "try ircdeblur motion")
+        raise ImageFileError(
+            "no kernel that explains all of it, and better than a motion field", source, "try ircdeblur motion"
+        )
     _write_kernel(out, kernel, overwrite)
     report.say(describe_kernel(kernel))
     return 0

@@ -37,7 +37,6 @@ and 0.30 dB in linear light, with noise of 0.2 %; with 1 % they lost 0.04 and ga
 did not change. A real pair with little noise, whose motion is stated to be exact and is not, gains 2.9 dB with it (1.4
 dB with 0.003, 1.2 dB with 0.0015)."""
 
-
 LEAST_MISFIT_OF_KERNEL, MISFIT_OF_KERNEL = 0.01, 0.2
 """The same for a kernel that was found, and what a unit of its unevenness stands for besides (see
 `ircdeblur.nets.curved.KernelEstimate`). Curved shakes of validation photographs that turned the camera too, by 4, 8 and
@@ -61,10 +60,11 @@ def restoration_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tenso
     return moved * sure
 
 
-CAUTIOUS, CAUTION = (1.3, 4.0), 0.6
-"""Expected errors in pixels from which on, and beyond which, only so much of a restoration is mixed in. Of 44 pictures
-whose motion is neither straight nor even, most of them averages of frames of a film, the mean gain was 0.12 dB and the
-smallest -1.87 with all of it, 0.22 and -0.65 with 0.6, 0.21 and -0.42 with 0.5."""
+CAUTIOUS, CAUTION = (EXACT, 4.0), 0.6
+"""Expected errors in pixels from which on less of a restoration is mixed in, and from which on no more than the second
+number, on a line between; those of averaged frames (see `EXACT`) are beyond. Of 51 pictures whose motion is neither
+straight nor even, most of them such averages, the mean gain was 0.07 dB and the smallest -1.9 with all of it, 0.19 and
+-0.7 with 0.6; with 0.5 in place of 0.6 the mean would be as large and the smallest 0.2 better."""
 
 
 def mixing_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
@@ -118,7 +118,7 @@ def misfit_noise(total: torch.Tensor, weights: torch.Tensor, least: float | None
 
 def misfit_of_kernel(unevenness: float) -> float:
     """Return the standard deviation of what a kernel that was found will not explain, on the [0, 1] scale."""
-    return min(MAX_MISFIT, math.hypot(LEAST_MISFIT_OF_KERNEL, MISFIT_OF_KERNEL * unevenness))
+    return math.hypot(LEAST_MISFIT_OF_KERNEL, MISFIT_OF_KERNEL * unevenness)
 
 
 class Reckoned(NamedTuple):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ircdeblur.motion import from_double_angle
-from ircdeblur.nets import evidence as spectra
+from ircdeblur.nets.evidence import FLOORS as ALL_FLOORS
 from ircdeblur.nets.evidence import SMALLEST, Luma, SpectralEvidence, one_thread
 from ircdeblur.nets.light import DECISIVE, FLOORS, LinearLuma, evidence_for_linear_light
 from ircdeblur.nets.refine import DISCS, NATURAL_EXPONENTS
@@ -52,7 +52,6 @@ FEW_WINDOWS, LEAST_WINDOWS = 45, 16
 """Fewer windows than the first number tell less: the bar grows as the scatter of a mean does. With fewer than the
 second nothing is said. Of 40 sharp crops of 16 windows two had 16 and 19 (the bar is 25 there), of 24 of nine windows
 five had 19 to 32."""
-
 
 EVEN, TOO_UNEVEN = 0.008, 0.03
 """Share of the power (see `ircdeblur.nets.evidence.FLOORS`) that a kernel may leave where it should put it out, as
@@ -99,7 +98,8 @@ def estimate_kernel(luma: torch.Tensor, motion: torch.Tensor | None = None) -> K
     Returns
     -------
     estimate : KernelEstimate or None
-        None if something else explains the photograph as well, or it is too small to tell.
+        None if something else explains the photograph as well, if the kernel seems not to be the same everywhere, or if
+        the photograph is too small to tell.
     """
     shape = (luma.shape[-2], luma.shape[-1])
     if min(shape) < SMALLEST:
@@ -124,7 +124,7 @@ def estimate_kernel(luma: torch.Tensor, motion: torch.Tensor | None = None) -> K
     with one_thread():
         values, linear = (light.evidence for light in lights)
         linear_light = evidence_for_linear_light(values, linear, best.psf) > DECISIVE
-        floor = likeliest_floor(linear if linear_light else values, best.psf)
+        floor = floor_of_kernel(linear if linear_light else values, best.psf)
     if floor > TOO_UNEVEN:
         return None
     return KernelEstimate(best.psf, linear_light, best.gain - rival, math.sqrt(max(0.0, floor - EVEN)))
@@ -213,7 +213,7 @@ def _likelihood(evidence: SpectralEvidence, psf: np.ndarray) -> float:
     return _most(evidence, lambda e, a: e.log_likelihood_of_power(power, a))
 
 
-def likeliest_floor(evidence: SpectralEvidence, psf: np.ndarray) -> float:
+def floor_of_kernel(evidence: SpectralEvidence, psf: np.ndarray) -> float:
     """Return the one of `ircdeblur.nets.evidence.FLOORS` with which a kernel explains a photograph best."""
     coarse = evidence.coarse
     power = coarse.kernel_power(psf)
@@ -222,7 +222,7 @@ def likeliest_floor(evidence: SpectralEvidence, psf: np.ndarray) -> float:
         other = coarse.with_floor(floor)
         return max(float(other.log_likelihood_of_power(power, a).mean()) for a in NATURAL_EXPONENTS)
 
-    return max(spectra.FLOORS, key=likelihood)
+    return max(ALL_FLOORS, key=likelihood)
 
 
 def _most(evidence: SpectralEvidence, likelihood: Callable[[SpectralEvidence, float], torch.Tensor]) -> float:

@@ -163,7 +163,7 @@ def mean_kernel(kernels: list[np.ndarray]) -> np.ndarray:
     Returns
     -------
     psf : (side, side) array
-        Of the largest side, of sum 1, centred on its mean. What is moved over a border is lost.
+        Of the largest side, of sum 1, its mean in the middle. What is moved over a border is lost.
     """
     side = max(map(len, kernels))
     whole = [np.pad(kernel, (side - len(kernel)) // 2) for kernel in kernels]
@@ -242,7 +242,7 @@ def _cleaned(psf: torch.Tensor) -> torch.Tensor:
 
 
 def _centred(values: np.ndarray) -> np.ndarray:
-    """Return a kernel of sum 1 that is centred on its mean, to a pixel."""
+    """Return a kernel of sum 1, moved until its mean lies in the middle, to a pixel; what leaves the square is lost."""
     centre = np.round(ndimage.center_of_mass(values)).astype(int)
     values = _moved(values, [n // 2 - int(c) for n, c in zip(values.shape, centre, strict=True)])
     return values / values.sum()
