@@ -19,6 +19,7 @@ from ircdeblur.experiments.blind import Found, undo
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.metrics import psnr
 from ircdeblur.nets.curved import (
+    BRIGHT,
     EVEN,
     KEPT,
     LIKELIER,
@@ -336,17 +337,34 @@ def test_a_kernel_that_is_not_the_same_everywhere(curve):
     half = one.shape[1] // 2
     floors = []
     for picture in (one, np.concatenate((one[:, :half], other[:, half:]), 1)):
-        floors.append(floor_of_kernel(SpectralEvidence(luma(picture)[None, None], 0.005), curve))
+        evidence = SpectralEvidence(luma(picture)[None, None], 0.005)
+        floors.append(floor_of_kernel(evidence, curve, evidence.brightest >= 0))
     assert floors[0] <= EVEN
     assert floors[1] > EVEN
 
 
+def test_highlights_do_not_make_a_kernel_uneven(curve):
+    """Lamps that are cut off fill the gaps of the spectra; the windows without them do not count less."""
+    scene = skimage.data.astronaut() / 510
+    rng = np.random.default_rng(0)
+    for row, column in rng.integers((0, 0), (512, 256), (60, 2)):
+        scene[row : row + 4, column : column + 4] = 20.0
+    blurred = scipy.signal.fftconvolve(scene, curve[..., None], mode="valid", axes=(0, 1))
+    blurred = (blurred + rng.normal(0, 0.005, blurred.shape)).clip(0, 1)
+    evidence = SpectralEvidence(luma(blurred)[None, None], 0.005)
+    dark = evidence.brightest < BRIGHT
+    assert 4 <= int(dark.sum()) < len(dark)
+    assert floor_of_kernel(evidence, curve, dark) <= EVEN
+    assert floor_of_kernel(evidence, curve, dark | True) > TOO_UNEVEN
+    assert floor_of_kernel(evidence, curve, dark & False) == floor_of_kernel(evidence, curve, dark | True)
+
+
 def test_an_uneven_kernel_is_not_believed(shaken, monkeypatch):
-    monkeypatch.setattr("ircdeblur.nets.curved.floor_of_kernel", lambda evidence, psf: TOO_UNEVEN)
+    monkeypatch.setattr("ircdeblur.nets.curved.floor_of_kernel", lambda *arguments: TOO_UNEVEN)
     found = estimate_kernel(luma(shaken[1])[None, None])
     assert found is not None
     assert found.unevenness == pytest.approx(math.sqrt(TOO_UNEVEN - EVEN))
-    monkeypatch.setattr("ircdeblur.nets.curved.floor_of_kernel", lambda evidence, psf: 1.01 * TOO_UNEVEN)
+    monkeypatch.setattr("ircdeblur.nets.curved.floor_of_kernel", lambda *arguments: 1.01 * TOO_UNEVEN)
     assert estimate_kernel(luma(shaken[1])[None, None]) is None
 
 

@@ -59,6 +59,11 @@ those do that are found of a true one, the same all over, and the largest with w
 validation photographs that shook and turned had 0.06, and gained 1.0, -0.4 and -1.2 dB; two of averages of frames of a
 film, before which people moved by themselves, had 0.2 and lost 0.7."""
 
+BRIGHT, LEAST_DARK = 0.99, 4
+"""Windows with a luminance from here on are left out of that, unless so few others remain: what is cut off fills the
+gaps of the spectra as an uneven kernel does. True kernels of eight validation photographs with 20 and 60 small lamps
+left up to 0.2, and in the 4 to 48 of 88 windows without lamps 0.015 at most."""
+
 
 @dataclass(frozen=True)
 class KernelEstimate:
@@ -124,7 +129,7 @@ def estimate_kernel(luma: torch.Tensor, motion: torch.Tensor | None = None) -> K
     with one_thread():
         values, linear = (light.evidence for light in lights)
         linear_light = evidence_for_linear_light(values, linear, best.psf) > DECISIVE
-        floor = floor_of_kernel(linear if linear_light else values, best.psf)
+        floor = floor_of_kernel(linear if linear_light else values, best.psf, values.brightest < BRIGHT)
     if floor > TOO_UNEVEN:
         return None
     return KernelEstimate(best.psf, linear_light, best.gain - rival, math.sqrt(max(0.0, floor - EVEN)))
@@ -213,14 +218,25 @@ def _likelihood(evidence: SpectralEvidence, psf: np.ndarray) -> float:
     return _most(evidence, lambda e, a: e.log_likelihood_of_power(power, a))
 
 
-def floor_of_kernel(evidence: SpectralEvidence, psf: np.ndarray) -> float:
-    """Return the one of `ircdeblur.nets.evidence.FLOORS` with which a kernel explains a photograph best."""
+def floor_of_kernel(evidence: SpectralEvidence, psf: np.ndarray, counts: torch.Tensor) -> float:
+    """Return the one of `ircdeblur.nets.evidence.FLOORS` with which a kernel explains a photograph best.
+
+    Parameters
+    ----------
+    evidence : SpectralEvidence
+        Of the photograph.
+    psf : (h, h) array
+        The kernel.
+    counts : (n,) bool tensor
+        Which windows are looked at; all if these are fewer than `LEAST_DARK`.
+    """
     coarse = evidence.coarse
     power = coarse.kernel_power(psf)
+    counts = counts | (int(counts.sum()) < LEAST_DARK)
 
     def likelihood(floor: float) -> float:
         other = coarse.with_floor(floor)
-        return max(float(other.log_likelihood_of_power(power, a).mean()) for a in NATURAL_EXPONENTS)
+        return max(float(other.log_likelihood_of_power(power, a)[counts].mean()) for a in NATURAL_EXPONENTS)
 
     return max(ALL_FLOORS, key=likelihood)
 

@@ -215,6 +215,8 @@ class SpectralEvidence:
         Centres of the windows, in pixels.
     shape : (int, int)
         Rows and columns of windows, n in all.
+    brightest : (n,) tensor
+        Largest luminance of each window.
     """
 
     def __init__(
@@ -239,7 +241,7 @@ class SpectralEvidence:
         self.shape = (len(rows), len(columns))
         # One pixel more each way, for the differences.
         cut = torch.stack([read(slice(r, r + side + 1), slice(c, c + side + 1))[0, 0] for r in rows for c in columns])
-        self.device = cut.device
+        self.device, self.brightest = cut.device, cut.amax((-2, -1))
         self._rows, self._columns = rows + side / 2, columns + side / 2
         y, x = np.meshgrid(rows + side / 2, columns + side / 2, indexing="ij")
         self.x, self.y = x.ravel(), y.ravel()
