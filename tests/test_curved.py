@@ -355,7 +355,7 @@ def test_highlights_do_not_make_a_kernel_uneven(curve):
     dark = evidence.brightest < BRIGHT
     assert 4 <= int(dark.sum()) < len(dark)
     assert floor_of_kernel(evidence, curve, dark) <= EVEN
-    assert floor_of_kernel(evidence, curve, dark | True) > TOO_UNEVEN
+    assert floor_of_kernel(evidence, curve, dark | True) > 3 * EVEN
     assert floor_of_kernel(evidence, curve, dark & False) == floor_of_kernel(evidence, curve, dark | True)
 
 
@@ -368,7 +368,7 @@ def test_an_uneven_kernel_is_not_believed(shaken, monkeypatch):
     assert estimate_kernel(luma(shaken[1])[None, None]) is None
 
 
-@pytest.mark.parametrize("unevenness", [0.0, 0.084, 0.148])
+@pytest.mark.parametrize("unevenness", [0.0, 0.084, 0.228])
 def test_what_a_kernel_does_not_explain_counts_as_noise(shaken, curve, monkeypatch, unevenness):
     told = []
 
