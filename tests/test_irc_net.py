@@ -512,6 +512,9 @@ def test_end_to_end_training(tmp_path):
         ("irc_net", "optimizer: sgd", "adamw, muon"),
         ("end_to_end", "optimizer: sgd", "adamw, muon"),
         ("end_to_end", "dataset_share: 0.2", "needs datasets"),
+        ("irc_net", "replay: 2\nview: 121", "at most the crop of 128 px less 8"),
+        ("irc_net", "replay: 2\njoined: 2", "1 without a view"),
+        ("irc_net", "workers: -1", "workers at least 0"),
         ("end_to_end", "speed: 3", "unknown setting speed"),
     ],
 )
@@ -700,12 +703,12 @@ def test_replayed_batches():
     """Each is one of the prepared ones, turned; the loss of the second prior sees the first one's features."""
     pytest.importorskip("lightning")
     from ircdeblur.training.irc_net import stage_loss
-    from ircdeblur.training.replay import Replay
+    from ircdeblur.training.replay import RIM, Preparation, Replay
 
     torch.manual_seed(0)
     net = IRCNet(SMALL)
     pairs = KnownBlurPairs(OnePhoto(), KnownBlurSettings(crop=32, batch=2, max_length=9.0, wrong=0.5), 0)
-    batches = list(itertools.islice(Replay(net, 1, pairs, times=60, seed=0), 60))
+    batches = list(itertools.islice(Replay(map(Preparation(net, 1), pairs), times=60, seed=0), 60))
     assert len({round(float(b.blurred.double().sum()), 6) for b in batches}) <= 24
     assert len({float(b.blurred[0, 0, 0, 0]) for b in batches}) > 30  # turned
     batches = batches[:9]
@@ -713,7 +716,7 @@ def test_replayed_batches():
         assert len(batch.seen) == 2
         # The sharp crop lies in the middle of what is shown, and is like it.
         rim = [(a - b) // 2 for a, b in zip(batch.seen[0].x.shape[-2:], batch.target.shape[-2:], strict=True)]
-        assert all(0 <= r <= Replay.RIM for r in rim)
+        assert all(0 <= r <= RIM for r in rim)
         assert batch.seen[1].maps.shape[-2:] == batch.seen[1].x.shape[-2:] == batch.blurred.shape[-2:]
     trained = trained_by(net, stage_loss(1)(net, batches[0]))
     assert trained
@@ -724,12 +727,12 @@ def test_views_of_replayed_batches():
     """Each is a square of its crop: of everything the same one, for each crop another, with the rim around it."""
     pytest.importorskip("lightning")
     from ircdeblur.training.irc_net import stage_loss
-    from ircdeblur.training.replay import Replay
+    from ircdeblur.training.replay import Preparation, Replay
 
     torch.manual_seed(0)
     net = IRCNet(SMALL)
     pairs = KnownBlurPairs(OnePhoto(), KnownBlurSettings(crop=48, batch=3, max_length=9.0), 0)
-    whole = Replay(net, 1, pairs, times=1, seed=0).prepared(next(iter(pairs)))
+    whole = Preparation(net, 1)(next(iter(pairs)))
     # Row and column in place of the pixels, so that the place of a square can be read off.
     height, width = whole.blurred.shape[-2:]
     rims = [(a - b) // 2 for a, b in zip((height, width), whole.target.shape[-2:], strict=True)]
@@ -755,9 +758,59 @@ def test_views_of_replayed_batches():
             for t in (view.blurred, *(t[:, :2] for seen in view.seen for t in (seen.x, seen.maps, *seen.residuals))):
                 torch.testing.assert_close(t[i], expected, rtol=0, atol=0)
     assert len(corners) > 80
-    view = next(iter(Replay(net, 1, pairs, times=1, seed=0, view=20)))
+    view = next(iter(Replay(map(Preparation(net, 1), pairs), times=1, seed=0, view=20)))
     assert view.target.shape[-2:] == (20, 20)
     assert trained_by(net, stage_loss(1)(net, view))
+
+
+def test_squares_of_several_batches_are_joined():
+    """Batches whose crops have rims of other widths give squares with the same one, and stay in order."""
+    pytest.importorskip("lightning")
+    from ircdeblur.training.irc_net import stage_loss
+    from ircdeblur.training.replay import RIM, Preparation, Prepared, Replay
+
+    rng = np.random.default_rng(0)
+
+    def batch(rims, count):
+        whole = rand(count, 3, 40 + 2 * rims[0], 40 + 2 * rims[1], seed=count)
+        seen = Seen(whole, (whole, whole, whole), whole.repeat(1, 2, 1, 1), rand(1, 1, 1, 1))
+        return Prepared(whole, crop_rim(whole, *rims), (seen, seen))
+
+    parts = [batch(rims, count).cut(24, rng) for rims, count in (((4, 4), 2), ((2, 3), 3), ((0, 4), 1))]
+    joined = Prepared.joined(parts)
+    assert joined.target.shape == (6, 3, 24, 24)
+    for t in (joined.blurred, *(t[:, :3] for s in joined.seen for t in (s.x, *s.residuals, s.maps))):
+        assert t.shape[-2:] == (24 + 2 * RIM, 24 + 2 * RIM)
+        torch.testing.assert_close(crop_rim(t, RIM, RIM), joined.target, rtol=0, atol=0)
+        torch.testing.assert_close(t, torch.cat([part.blurred for part in parts]), rtol=0, atol=0)
+    assert all(s.unit.shape == (6, 1, 1, 1) for s in joined.seen)
+
+    torch.manual_seed(0)
+    net = IRCNet(SMALL)
+    pairs = KnownBlurPairs(OnePhoto(), KnownBlurSettings(crop=48, batch=2, max_length=9.0), 0)
+    replay = Replay(map(Preparation(net, 1), pairs), times=2, seed=0, view=32, joined=3, kept=8)
+    for together in itertools.islice(replay, 4):
+        assert together.target.shape == (6, 3, 32, 32)
+    assert trained_by(net, stage_loss(1)(net, together))
+
+
+def test_pairs_made_beside():
+    """Other processes make what this one would make, each from a seed of its own, in the same order every time."""
+    pytest.importorskip("lightning")
+    from ircdeblur.training.irc_net import WORKERS_APART, IRCTrainingConfig, pairs_of, training_pairs
+
+    config = IRCTrainingConfig(workers=2, pairs=KnownBlurSettings(crop=32, batch=2, max_length=9.0, wrong=0.5))
+    cpu = torch.device("cpu")
+    made = pairs_of(OnePhoto(), config, 5, cpu)
+    own = [iter(training_pairs(OnePhoto(), config, 5 + k * WORKERS_APART, cpu)) for k in range(2)]
+    for number, pair in enumerate(itertools.islice(made, 8)):
+        expected = next(own[number % 2])
+        for a, b in zip(pair, expected, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                # One thread there, two here: sums are added up in another order.
+                torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+                assert not a.is_shared()
 
 
 def test_losses():
@@ -778,16 +831,15 @@ def test_priors_trained_together():
     """The loss is that of the whole network, but for the x-update, which is as it was prepared."""
     pytest.importorskip("lightning")
     from ircdeblur.training.irc_net import distance, stage_loss
-    from ircdeblur.training.replay import Replay
+    from ircdeblur.training.replay import Preparation
 
     torch.manual_seed(0)
     net = IRCNet(SMALL)
     net.copy_first_prior()
     pairs = KnownBlurPairs(OnePhoto(), KnownBlurSettings(crop=32, batch=2, max_length=9.0), 0)
     pair = next(iter(pairs))
-    replay = Replay(net, 1, pairs, times=1, seed=0)
-    replay.RIM = 99  # the estimates' whole rim, as the network has it
-    batch = replay.prepared(pair)
+    prepare = Preparation(net, 1, rim=99)  # the estimates' whole rim, as the network has it
+    batch = prepare(pair)
     loss = stage_loss(1, together=True, earlier=0.25)
     with torch.no_grad():
         whole = distance(net.estimates(pair.blurred, pair.blur(), pair.noise), pair.sharp, 0.25)
@@ -805,7 +857,7 @@ def test_priors_trained_together():
 
 def test_the_teacher_is_nearer_to_the_truth_than_the_network():
     pytest.importorskip("lightning")
-    from ircdeblur.training.replay import Replay, Teacher
+    from ircdeblur.training.replay import Preparation, Teacher
 
     photo = torch.from_numpy(skimage.data.astronaut()[60:200, 130:270]).permute(2, 0, 1)
     settings = KnownBlurSettings(crop=64, batch=2, max_length=12.0, camera=1, turning=0, line=0, shake=0, round=0)
@@ -829,7 +881,7 @@ def test_the_teacher_is_nearer_to_the_truth_than_the_network():
             changed = float((taught - oriented)[i].abs().max())
             assert (changed > 1e-4) == (noise >= Teacher.LEAST_NOISE)
     assert teacher.net is not net
-    target = Replay(net, 1, pairs, 1, 0, taught=0.25).prepared(pair).target
+    target = Preparation(net, 1, taught=0.25)(pair).target
     torch.testing.assert_close(target, 0.75 * pair.sharp + 0.25 * taught, rtol=0, atol=1e-5)
     # A motion that may be wrong would mislead epll.
     doubtful = pair._replace(error=torch.ones_like(pair.blurred[:, 0]))

@@ -60,6 +60,10 @@ class KnownBlur(NamedTuple):
         """Return one crop of the batch, as a batch."""
         return KnownBlur._make(None if t is None else t[i : i + 1] for t in self)
 
+    def copied(self, device: torch.device) -> KnownBlur:
+        """Return a copy on a device."""
+        return KnownBlur._make(None if t is None else t.to(device, copy=True) for t in self)
+
 
 @dataclass(frozen=True)
 class KnownBlurSettings:

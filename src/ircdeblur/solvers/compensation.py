@@ -249,7 +249,7 @@ class MotionCompensation(Compensation):
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Return C^-1 of an image (B, C, H', W')."""
-        if _tracked(image, self._inverse):
+        if _tracked(image, self._inverse) or image.device.type != "cpu":
             return self._divide_all(image)
         inverse = self._complex()
         inverse = inverse.expand(*image.shape[:2], *inverse.shape[2:])

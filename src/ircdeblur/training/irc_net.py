@@ -28,7 +28,8 @@ from ircdeblur.solvers.settings import deconvolve
 from ircdeblur.training.blind_pairs import BlindPairs
 from ircdeblur.training.config import check_schedule, read_config
 from ircdeblur.training.loop import Loss, Save, run, steps_of
-from ircdeblur.training.replay import Prepared, Replay, Started, StartedReplay
+from ircdeblur.training.replay import KEPT, RIM, Preparation, Prepared, Replay, Started, StartedReplay
+from ircdeblur.training.workers import made_beside
 
 NETWORKS = {"cnn": IRCNetConfig, "shrinkage": ShrinkageConfig}
 """The two networks by their priors."""
@@ -60,6 +61,8 @@ class IRCTrainingConfig:
         Steps between validations.
     validation_pictures : int
         Number of them, of three kinds; see `KnownPictures`.
+    start : int
+        Iterations of the solver that the first stage starts from; 0 as the network has it.
     earlier : float
         Weight in the loss of each stage's estimate but the last one's.
     replay : int
@@ -76,6 +79,13 @@ class IRCTrainingConfig:
     view : int
         Side in pixels of the squares that are cut at random places from a replayed batch, anew each time it is seen; 0
         for the whole crops. Large crops take less time to prepare, for their size, and have less of borders.
+    joined : int
+        Number of prepared batches whose squares a step sees together.
+    kept : int
+        Number of prepared batches in memory, among which it chooses.
+    workers : int
+        Processes that make the pairs on the CPU, beside the one that learns from them, on a GPU for instance; 0 makes
+        them where they are learned from.
     loss : {"absolute", "rms"}
         See `distance`.
     blind : float
@@ -106,12 +116,16 @@ class IRCTrainingConfig:
     average: float = 0.99
     validate_every: int = 250
     validation_pictures: int = 9
+    start: int = 0
     earlier: float = 0.1
     replay: int = 0
     stage: int = 0
     together: bool = False
     taught: float = 0.0
     view: int = 0
+    joined: int = 1
+    kept: int = KEPT
+    workers: int = 0
     loss: str = "absolute"
     blind: float = 0.0
     photographed: float = 0.0
@@ -139,8 +153,15 @@ def load_config(path: str | Path) -> IRCTrainingConfig:
         raise ValueError(f"{path}: prior must be one of {', '.join(NETWORKS)}, got {config.prior!r}")
     if (config.together or config.taught or config.view) and (config.prior != "cnn" or config.replay < 1):
         raise ValueError(f"{path}: together, taught and view need prior: cnn and a replay of at least 1")
-    if not 0 <= config.view <= config.pairs.crop:
-        raise ValueError(f"{path}: view must be at most the crop of {config.pairs.crop} px, got {config.view}")
+    # The rim of a square may lie within its crop: the blur of a small kernel reads little beyond it.
+    if config.view and not 0 < config.view <= config.pairs.crop - 2 * RIM:
+        raise ValueError(
+            f"{path}: view must be at most the crop of {config.pairs.crop} px less {2 * RIM}, got {config.view}"
+        )
+    if config.joined < 1 or (config.joined > 1 and not config.view):
+        raise ValueError(f"{path}: joined must be 1 or more, and 1 without a view, got {config.joined}")
+    if config.kept < 4 or config.workers < 0:
+        raise ValueError(f"{path}: kept must be at least 4 and workers at least 0, got {config.kept}, {config.workers}")
     if config.loss not in LOSSES:
         raise ValueError(f"{path}: loss must be one of {', '.join(LOSSES)}, got {config.loss!r}")
     for name in ("taught", "blind", "photographed"):
@@ -301,6 +322,21 @@ def training_pairs(photos: Photos, config: IRCTrainingConfig, seed: int, device:
     return MixedPairs(pairs, blind, config.blind, seed + 5)
 
 
+def pairs_of(photos: Photos, config: IRCTrainingConfig, seed: int, device: torch.device) -> Iterable[KnownBlur]:
+    """Return `training_pairs`, made by processes beside this one if there are to be any."""
+    if config.workers == 0:
+        return training_pairs(photos, config, seed, device)
+
+    def part(number: int) -> Iterable[KnownBlur]:
+        return training_pairs(photos, config, seed + number * WORKERS_APART, torch.device("cpu"))
+
+    return (pair.copied(device) for pair in made_beside(part, config.workers))
+
+
+WORKERS_APART = 10**6
+"""Between the seeds of two processes that make pairs; see `ircdeblur.training.loop.SEEDS_APART`."""
+
+
 def _save_first(net: IRCNet, path: Path, summary: dict[str, Any]) -> None:
     """Write a network of which the first prior was trained."""
     whole = copy.deepcopy(net)
@@ -347,6 +383,9 @@ def train_irc_net(
         net, before = load_irc_net(weights)
         net.train()
         summary["started from"] = before
+    if config.start > 0:
+        assert isinstance(net, (IRCNet, ShrinkageIRCNet))
+        net.config = replace(net.config, start=config.start)  # type: ignore[type-var]
     photos = PhotosInMemory(list_photos([data / folder for folder in config.folders]), scales=(1.0, 0.7))
     seed = config.seed + steps_of(resume)
     alone = config.replay > 0 and isinstance(net, IRCNet)
@@ -361,9 +400,10 @@ def train_irc_net(
             save = _save_first
 
     def source(apart: int, device: torch.device) -> Iterable[Any]:
-        pairs = training_pairs(photos, config, seed + apart, device)
+        pairs = pairs_of(photos, config, seed + apart, device)
         if config.replay > 0 and isinstance(net, IRCNet):
-            return Replay(net, config.stage, pairs, config.replay, seed + apart, config.taught, config.view)
+            prepared = map(Preparation(net, config.stage, config.taught), pairs)
+            return Replay(prepared, config.replay, seed + apart, config.view, config.joined, config.kept)
         if config.replay > 0 and isinstance(net, ShrinkageIRCNet):
             return StartedReplay(net, pairs, config.replay, seed + apart)
         return pairs

@@ -25,9 +25,10 @@ from typing import Any, Protocol
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from safetensors import SafetensorError
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
 
 from ircdeblur.nets.layers import has_fast_bfloat16
@@ -341,7 +342,7 @@ def run(
         enable_progress_bar=progress,
         callbacks=[
             ExportAndLog(weights, save, summary),
-            EMAWeightAveraging(decay=schedule.average),
+            WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(schedule.average)),
             ModelCheckpoint(
                 out,
                 save_last=True,

@@ -51,25 +51,33 @@ class Muon(AdamW):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            alike: dict[Any, list[torch.Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None and is_matrix(p):
-                    self._step_matrix(p, group)
-                    p.grad = None
+                    alike.setdefault((len(p), p[0].numel(), p.dtype, p.device), []).append(p)
+            for matrices in alike.values():
+                self._step_matrices(matrices, group)
         super().step()
         return loss
 
-    def _step_matrix(self, p: torch.Tensor, group: dict[str, Any]) -> None:
-        assert p.grad is not None
-        state = self.state[p]
-        if not state:
-            # AdamW looks for "step" in the states that it reads from a checkpoint.
-            state.update(step=torch.zeros(()), momentum=torch.zeros_like(p))
-        state["step"] += 1
-        momentum = state["momentum"].lerp_(p.grad, 1 - self.momentum)
-        ahead = p.grad.lerp(momentum, self.momentum)
-        update = orthogonal(ahead.reshape(len(p), -1))
-        p.mul_(1 - group["lr"] * group["weight_decay"])
-        p.add_(update.view_as(p), alpha=-0.2 * max(update.shape) ** 0.5 * group["lr"])
+    def _step_matrices(self, matrices: list[torch.Tensor], group: dict[str, Any]) -> None:
+        """Do a step of matrices of one shape: together, for each alone is too small to keep a machine busy."""
+        ahead = []
+        for p in matrices:
+            assert p.grad is not None
+            state = self.state[p]
+            if not state:
+                # AdamW looks for "step" in the states that it reads from a checkpoint.
+                state.update(step=torch.zeros(()), momentum=torch.zeros_like(p))
+            state["step"] += 1
+            momentum = state["momentum"].lerp_(p.grad, 1 - self.momentum)
+            ahead.append(p.grad.lerp(momentum, self.momentum).reshape(len(p), -1))
+            p.grad = None
+        updates = orthogonal(torch.stack(ahead))
+        size = -0.2 * max(updates.shape[1:]) ** 0.5 * group["lr"]
+        for p, update in zip(matrices, updates, strict=True):
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.add_(update.view_as(p), alpha=size)
 
 
 def is_matrix(p: torch.Tensor) -> bool:
@@ -77,15 +85,16 @@ def is_matrix(p: torch.Tensor) -> bool:
     return p.ndim > 1 and min(len(p), p[0].numel()) >= MATRIX
 
 
-def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """Return roughly U V' of the singular value decomposition U S V' of a matrix, by a Newton-Schulz iteration."""
+def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
+    """Return roughly U V' of the singular value decompositions U S V' of (..., m, n), by a Newton-Schulz iteration."""
     a, b, c = NEWTON_SCHULZ
-    x = matrix / (matrix.norm() + 1e-12)
-    x = x if len(x) <= x.shape[1] else x.T
+    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-12)
+    wide = x.shape[-2] <= x.shape[-1]
+    x = x if wide else x.mT
     for _ in range(STEPS):
-        square = x @ x.T
+        square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return x if x.shape == matrix.shape else x.T
+    return x if wide else x.mT
 
 
 OPTIMIZERS: dict[str, type[AdamW]] = {"adamw": AdamW, "muon": Muon}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -41,21 +41,41 @@ class Prepared(NamedTuple):
         )
 
     def cut(self, size: int, rng: np.random.Generator) -> Prepared:
-        """Return a square of that many pixels of each crop, at a random place, with the same rim."""
-        height, width = self.target.shape[-2:]
-        rim = (self.blurred.shape[-2] - height, self.blurred.shape[-1] - width)
-        places = [(int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))) for _ in self.target]
+        """Return a square of that many pixels of each crop, at a random place, with a rim of `RIM` around it."""
+        rims = [(a - b) // 2 for a, b in zip(self.blurred.shape[-2:], self.target.shape[-2:], strict=True)]
+        outer = size + 2 * RIM
+        ranges = [n - outer + 1 for n in self.blurred.shape[-2:]]
+        places = [(int(rng.integers(ranges[0])), int(rng.integers(ranges[1]))) for _ in self.target]
 
-        def taken(t: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        def taken(t: torch.Tensor, side: int, down: int = 0, right: int = 0) -> torch.Tensor:
             crops = zip(t.expand(len(places), -1, -1, -1), places, strict=True)
-            return torch.stack([crop[:, top : top + rows, left : left + columns] for crop, (top, left) in crops])
+            return torch.stack(
+                [crop[:, y + down : y + down + side, x + right : x + right + side] for crop, (y, x) in crops]
+            )
 
         def around(t: torch.Tensor) -> torch.Tensor:
-            return taken(t, size + rim[0], size + rim[1])
+            return taken(t, outer)
 
-        return Prepared(
-            around(self.blurred), taken(self.target, size, size), tuple(seen.mapped(around) for seen in self.seen)
-        )
+        # Where the rim of the crops is narrower, the outermost pixels of their frames are rims too.
+        target = taken(self.target, size, RIM - rims[0], RIM - rims[1])
+        seen = tuple(s.mapped(around)._replace(unit=s.unit.expand(len(places), -1, -1, -1)) for s in self.seen)
+        return Prepared(around(self.blurred), target, seen)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Prepared]) -> Prepared:
+        """Return squares that were cut from several batches as one batch."""
+        seen = []
+        for stage in zip(*(part.seen for part in parts), strict=True):
+            residuals = zip(*(s.residuals for s in stage), strict=True)
+            data, rows, columns = (torch.cat(r) for r in residuals)
+            x, maps, unit = (torch.cat([getattr(s, name) for s in stage]) for name in ("x", "maps", "unit"))
+            seen.append(Seen(x, (data, rows, columns), maps, unit))
+        blurred, target = (torch.cat([getattr(part, name) for part in parts]) for name in ("blurred", "target"))
+        return cls(blurred, target, tuple(seen))
+
+
+RIM = 4
+"""Pixels that are kept around a crop, as far as the estimate reaches there: its frame is what counts."""
 
 
 class Started(NamedTuple):
@@ -81,7 +101,11 @@ class Started(NamedTuple):
         return self.pair.blurred
 
 
-def replayed(prepared: Iterable[Any], times: int, rng: np.random.Generator, kept: int = 96) -> Iterator[Any]:
+KEPT = 96
+"""Batches in memory."""
+
+
+def replayed(prepared: Iterable[Any], times: int, rng: np.random.Generator, kept: int = KEPT) -> Iterator[Any]:
     """Yield prepared batches in random order, each several times: they take longer to make than to learn from.
 
     Parameters
@@ -181,8 +205,8 @@ class Teacher:
         return own
 
 
-class Replay:
-    """Batches for the prior of one stage, each seen several times, in random order and orientation.
+class Preparation:
+    """What makes pairs into batches for the prior of one stage.
 
     Parameters
     ----------
@@ -190,43 +214,18 @@ class Replay:
         Makes what the priors are shown.
     stage : int
         Of the prior, from 0 on.
-    pairs : iterable of KnownBlur
-        Endless.
-    times : int
-        How often a batch is seen, on average.
-    seed : int
-        Of order and orientation.
     taught : float
         Share of the estimate of a `Teacher`, made of the network as it is now, in what the proposals are compared with.
-    view : int
-        Side in pixels of the squares that are cut from the crops; 0 for the whole crops.
+    rim : int
+        Most pixels that are kept around the crops; `Prepared.cut` needs `RIM`.
     """
 
-    RIM = 4
-    """Pixels that are kept around a crop, as far as the estimate reaches there: its frame is what counts."""
-
-    def __init__(
-        self,
-        net: IRCNet,
-        stage: int,
-        pairs: Iterable[KnownBlur],
-        times: int,
-        seed: int,
-        taught: float = 0.0,
-        view: int = 0,
-    ):
-        self.net, self.stage, self.pairs, self.times, self.seed = net, stage, pairs, times, seed
-        self.taught, self.view = taught, view
+    def __init__(self, net: IRCNet, stage: int, taught: float = 0.0, rim: int = RIM):
+        self.net, self.stage, self.taught, self.rim = net, stage, taught, rim
         self.teacher = Teacher(net) if taught > 0 else None
 
-    def __iter__(self) -> Iterator[Prepared]:
-        rng = np.random.default_rng(self.seed)
-        for batch in replayed(map(self.prepared, self.pairs), self.times, rng):
-            batch = batch.cut(self.view, rng) if self.view else batch
-            yield batch.oriented(*(bool(turned) for turned in rng.integers(2, size=3)))
-
     @torch.no_grad()
-    def prepared(self, pair: KnownBlur) -> Prepared:
+    def __call__(self, pair: KnownBlur) -> Prepared:
         """Return a batch as the priors see it."""
         state = self.net.start(pair.blurred, pair.blur(), pair.noise, pair.error, pair.mask)
         target = pair.sharp
@@ -237,6 +236,48 @@ class Replay:
             self.net.propose(state, j)
             self.net.update(state, j + 1)
             seen.append(state.seen)
-        rim = [m - min(m, self.RIM) for m in state.layer.domain.margin]
+        rim = [m - min(m, self.rim) for m in state.layer.domain.margin]
         blurred = crop_rim(state.layer.extend(pair.blurred), *rim)
         return Prepared(blurred.clone(), target, tuple(s.cropped(*rim).copied() for s in seen))
+
+
+class Replay:
+    """Batches for the prior of one stage, each seen several times, in random order and orientation.
+
+    Parameters
+    ----------
+    prepared : iterable of Prepared
+        Endless; see `Preparation`.
+    times : int
+        How often a batch is seen, on average.
+    seed : int
+        Of order and orientation.
+    view : int
+        Side in pixels of the squares that are cut from the crops; 0 for the whole crops.
+    joined : int
+        Number of prepared batches, each turned in its own way, whose squares make one batch; 1 if there are no squares.
+    kept : int
+        Number of prepared batches in memory.
+    """
+
+    def __init__(
+        self,
+        prepared: Iterable[Prepared],
+        times: int,
+        seed: int,
+        view: int = 0,
+        joined: int = 1,
+        kept: int = KEPT,
+    ):
+        self.prepared, self.times, self.seed, self.view = prepared, times, seed, view
+        self.joined, self.kept = joined, kept
+
+    def __iter__(self) -> Iterator[Prepared]:
+        parts = self._parts(np.random.default_rng(self.seed))
+        for first in parts:
+            yield Prepared.joined([first, *itertools.islice(parts, self.joined - 1)]) if self.joined > 1 else first
+
+    def _parts(self, rng: np.random.Generator) -> Iterator[Prepared]:
+        for batch in replayed(self.prepared, self.times, rng, self.kept):
+            batch = batch.cut(self.view, rng) if self.view else batch
+            yield batch.oriented(*(bool(turned) for turned in rng.integers(2, size=3)))
