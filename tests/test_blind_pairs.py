@@ -97,7 +97,7 @@ def test_crops_without_motion_are_an_error(monkeypatch):
 
 
 def test_training(tmp_path):
-    """Half of the batches are blind ones, some of which were photographed: a few steps."""
+    """Half of the batches are blind ones, some of which were photographed, made by another process: a few steps."""
     pytest.importorskip("lightning")
     import skimage.io
 
@@ -108,7 +108,7 @@ def test_training(tmp_path):
         skimage.io.imsave(tmp_path / name / "a.png", skimage.data.astronaut()[:200, 100:300])
     (tmp_path / "c.yaml").write_text(
         "train_time: '00:00:02'\nfolders: [train]\nvalidate_every: 2\nvalidation_pictures: 1\n"
-        "blind: 0.5\nphotographed: 0.5\npairs: {crop: 96, batch: 2, max_length: 10.0}\n"
+        "workers: 1\nblind: 0.5\nphotographed: 0.5\npairs: {crop: 96, batch: 2, max_length: 10.0}\n"
         "camera_pairs: {max_length: 10.0, still: 0.0}\ncnn: {stages: 1, width: 4, blocks: [1, 1, 1]}\n"
     )
     weights = train_irc_net(load_config(tmp_path / "c.yaml"), tmp_path, tmp_path / "run", progress=False)

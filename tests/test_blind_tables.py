@@ -569,3 +569,15 @@ def test_bad_configurations(tmp_path, old, new, message):
     assert old in ROWS
     with pytest.raises(ConfigError, match=re.escape(message)):
         load(ShakenTable, config_file(tmp_path, ROWS.replace(old, new, 1)))
+
+
+def test_training_of_several_runs_is_added_up():
+    from ircdeblur.experiments.table2 import _training
+
+    first = {"seconds": 600.0, "crops": 1000}
+    second = {"seconds": 1200.0, "crops": 500, "started from": first}
+    assert _training(first) == "10 min, 1000 crops"
+    assert _training(second) == "30 min in 2 runs, 1500 crops"
+    # What was before a mean of several is not one run.
+    assert _training({**second, "started from": {"mean of": [first, first]}}) == "20 min, 500 crops"
+    assert _training({}) == ""

@@ -13,6 +13,7 @@ from ircdeblur.data.synthesis import disc_blur
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.motion import align_sign, from_polar, to_double_angle
 from ircdeblur.nets import evidence as spectra
+from ircdeblur.nets.blind import SHORT, UNSURE, consolidate
 from ircdeblur.nets.camera_fit import camera_model
 from ircdeblur.nets.evidence import SpectralEvidence
 from ircdeblur.nets.noise import RECKONED, hidden_noise
@@ -477,3 +478,26 @@ def test_out_of_focus_is_no_motion():
     found = torch.tensor([[6.0, 0.0]]).repeat(len(evidence.x), 1)
     in_focus, out_of_focus = standing_still(evidence, found, 3.0)
     assert out_of_focus < -0.1 < in_focus
+
+
+@pytest.mark.parametrize(("answered", "still"), [(0.5 * SHORT, True), (2 * SHORT, False)])
+def test_a_picture_that_looks_out_of_focus_moved_if_the_network_says_so(answered, still):
+    blurred = disc_blur(texture((300, 320)), torch.tensor([3.0]))
+    blurred = blurred + 0.005 * torch.randn(blurred.shape, generator=torch.Generator().manual_seed(0))
+    raw = to_double_angle(torch.tensor([answered, 0.0])).expand(300, 320, 2).contiguous()
+    found = consolidate(raw, torch.full((300, 320), 9.0), SpectralEvidence(blurred, 0.005))
+    assert (float(found.motion.norm(dim=-1).median()) < 0.5) == still
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_a_part_of_a_still_picture_moves_if_the_network_is_sure(sure):
+    shape, length = (300, 320), 14.0
+    right = torch.arange(shape[1]).expand(shape) > 144
+    blurred = torch.where(right, moved(uniform(shape, length, 30.0)), moved(uniform(shape, 0.0, 30.0)))
+    vector = torch.from_numpy(from_polar(np.array(length), np.array(30.0))).float()
+    raw = to_double_angle(vector) * right[..., None]
+    error = torch.where(right, length * (0.5 * UNSURE if sure else 1.2 * UNSURE), 0.5)
+    found = consolidate(raw, error, SpectralEvidence(blurred, 0.005)).motion.norm(dim=-1)
+    assert float(found[:, :100].median()) < 0.5
+    # An object is found within some pixels: the windows at its edge see both.
+    assert float(found[:, 200:].median()) == pytest.approx(length if sure else 0.0, abs=1.0)

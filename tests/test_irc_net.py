@@ -453,7 +453,7 @@ def test_training(tmp_path, prior):
     write_photos(tmp_path)
     (tmp_path / "c.yaml").write_text(
         f"prior: {prior}\ntrain_time: '00:00:03'\nfolders: [train]\nvalidate_every: 2\nvalidation_pictures: 2\n"
-        "pairs: {crop: 32, batch: 2, max_length: 10.0, wrong: 0.5, saturated: 0.5}\n"
+        "start: 3\npairs: {crop: 32, batch: 2, max_length: 10.0, wrong: 0.5, saturated: 0.5}\n"
         "cnn: {stages: 2, width: 4, blocks: [1, 1, 1]}\nshrinkage: {stages: 2, filters: 2, size: 3}\n"
     )
     config = load_config(tmp_path / "c.yaml")
@@ -461,6 +461,7 @@ def test_training(tmp_path, prior):
     weights = train_irc_net(config, tmp_path, out, max_time="00:00:02", progress=False, command="test")
     net, summary = load_irc_net(weights)
     assert len(net.priors if prior == "cnn" else net.shrinkage) == 2
+    assert net.config.start == 3
     assert summary["command"] == "test"
     lines = (out / "log.csv").read_text().splitlines()
     assert "val_moderate_gain" in lines[0]
@@ -506,15 +507,17 @@ def test_end_to_end_training(tmp_path):
         ("irc_net", "blind: 2", "blind must be in"),
         ("irc_net", "camera_pairs: {speed: 3}", "camera_pairs.speed"),
         ("irc_net", "view: 64", "replay of at least 1"),
-        ("irc_net", "replay: 2\nview: 129", "at most the crop of 128 px"),
+        ("irc_net", "replay: 2\nview: -5", "0 or in 1"),
         ("irc_net", "loss: cubic", "absolute, rms"),
         ("irc_net", "train_time: '5'", "HH:MM:SS"),
         ("irc_net", "optimizer: sgd", "adamw, muon"),
         ("end_to_end", "optimizer: sgd", "adamw, muon"),
         ("end_to_end", "dataset_share: 0.2", "needs datasets"),
-        ("irc_net", "replay: 2\nview: 121", "at most the crop of 128 px less 8"),
+        ("irc_net", "replay: 2\nview: 121", "the crop less 8 px"),
         ("irc_net", "replay: 2\njoined: 2", "1 without a view"),
         ("irc_net", "workers: -1", "workers at least 0"),
+        ("irc_net", "kept: 3", "kept must be at least 4"),
+        ("irc_net", "start: -1", "start must be 0 or more"),
         ("end_to_end", "speed: 3", "unknown setting speed"),
     ],
 )

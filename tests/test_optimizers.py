@@ -75,3 +75,24 @@ def test_learns_and_goes_on_from_its_state():
     train(stopped, after, range(12, 30))
     for p, q in zip(whole.parameters(), stopped.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=0)
+
+
+def test_matrices_are_stepped_together_as_each_alone():
+    """Some of one shape, some of another; a convolution's may lie otherwise in memory."""
+    torch.manual_seed(0)
+    shapes = ((24, 8, 3, 3), (24, 72), (72, 24), (24, 72), (40, 20))
+    together = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    together[0].data = together[0].data.to(memory_format=torch.channels_last)
+    alone = [nn.Parameter(p.detach().clone()) for p in together]
+    optimizers = Muon([{"params": together, "weight_decay": 0.1}], 0.01), *(Muon([p], 0.01) for p in alone)
+    for one in optimizers[1:]:
+        one.param_groups[0]["weight_decay"] = 0.1
+    for _ in range(3):
+        for p, q in zip(together, alone, strict=True):
+            p.grad = torch.randn(p.shape)
+            q.grad = p.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, q in zip(together, alone, strict=True):
+        # A batched product may add up in another order.
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)

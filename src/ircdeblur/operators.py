@@ -439,7 +439,7 @@ class _LineTaps:
     reach : (int, int)
         Largest half size of the kernels, rows and columns.
     chunk : int
-        Number of motions worked on at once, so few that their taps stay in the processor's cache.
+        Number of motions worked on at once on a CPU, so few that their taps stay in its cache.
     """
 
     chunk = 8192
@@ -509,6 +509,10 @@ def _direction(motion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return length, u / length, -v / length
 
 
+GPU_CHUNKS = 16
+"""So many chunks a GPU takes at once: it has no cache to stay within, and starting an operation is what takes time."""
+
+
 class _BlurMatrix:
     """Matrix of a non-uniform blur: from the pixels of the sharp image to those of the frame, row by row.
 
@@ -542,8 +546,7 @@ class _BlurMatrix:
     def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Pixels with similarly many taps, and their places in the padded image (int32); each pixel once."""
         width = self.size[1]
-        # Few large operations suit a GPU, which has no small cache.
-        chunk = self.taps.chunk if self.taps.extent.device.type == "cpu" else 16 * self.taps.chunk
+        chunk = self.taps.chunk if self.taps.extent.device.type == "cpu" else GPU_CHUNKS * self.taps.chunk
         for pixels in torch.argsort(self.taps.extent, stable=True).split(chunk):
             row, column = pixels // width + self.margin[0], pixels % width + self.margin[1]
             yield pixels, (row * self.padded[1] + column).to(torch.int32)

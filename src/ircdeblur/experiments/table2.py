@@ -160,10 +160,23 @@ def _details(report: Report, summaries: dict[str, dict[str, Any]]) -> list[str]:
         medians = {s: float(np.median(report.values(f"MSE {s}", estimate=name))) for s in SEVERITIES}
         for severity, median in medians.items():
             report.extra.append({"block": "", "row": name, "column": f"median MSE {severity}", "mean": f"{median:.5g}"})
-        trained = f"{summary['seconds'] / 60:.0f} min, {summary['crops']} crops" if "crops" in summary else ""
-        body.append([name, *(f"{m:.2f}" for m in medians.values()), str(summary.get("parameters", "")), trained])
+        parameters = str(summary.get("parameters", ""))
+        body.append([name, *(f"{m:.2f}" for m in medians.values()), parameters, _training(summary)])
     heads = ("estimate", *(f"median MSE {s}" for s in SEVERITIES), "parameters", "training")
     return table(heads, body)
+
+
+def _training(summary: dict[str, Any]) -> str:
+    """Return how long a network was trained, in the runs that led to its weights one by one, and on how many crops."""
+    runs = []
+    # Further back may be a mean of several runs, or nothing that is known.
+    while "crops" in summary:
+        runs.append(summary)
+        summary = summary.get("started from", {})
+    if not runs:
+        return ""
+    together = f" in {len(runs)} runs" if len(runs) > 1 else ""
+    return f"{sum(r['seconds'] for r in runs) / 60:.0f} min{together}, {sum(r['crops'] for r in runs)} crops"
 
 
 def _other_pictures(photos: list[Path]) -> list[str]:

@@ -250,7 +250,7 @@ class MotionCompensation(Compensation):
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Return C^-1 of an image (B, C, H', W')."""
         if _tracked(image, self._inverse) or image.device.type != "cpu":
-            return self._divide_all(image)
+            return self._divide_all(image)  # a GPU waits for its next operation more than for memory
         inverse = self._complex()
         inverse = inverse.expand(*image.shape[:2], *inverse.shape[2:])
         result = torch.empty_like(image)
@@ -261,7 +261,7 @@ class MotionCompensation(Compensation):
         return result
 
     def _divide_all(self, image: torch.Tensor) -> torch.Tensor:
-        """Return C^-1 of an image (B, C, H', W'), differentiable."""
+        """Return C^-1 of an image (B, C, H', W'), differentiable, all windows at once."""
         (n, m), step = self.counts, self.step
         tiles = F.pad(image, self._pad).unfold(2, self.window, step).unfold(3, self.window, step) * self._taper
         spectra = torch.fft.rfft2(tiles) * self._inverse

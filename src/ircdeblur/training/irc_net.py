@@ -61,8 +61,8 @@ class IRCTrainingConfig:
         Steps between validations.
     validation_pictures : int
         Number of them, of three kinds; see `KnownPictures`.
-    start : int
-        Iterations of the solver that the first stage starts from; 0 as the network has it.
+    start : int, optional
+        Iterations of the solver that the first stage starts from, if other ones than the network has.
     earlier : float
         Weight in the loss of each stage's estimate but the last one's.
     replay : int
@@ -82,10 +82,11 @@ class IRCTrainingConfig:
     joined : int
         Number of prepared batches whose squares a step sees together.
     kept : int
-        Number of prepared batches in memory, among which it chooses.
+        Number of prepared batches in memory, among which it chooses; 150 MB each for 16 crops of 224 px with what
+        two stages see.
     workers : int
-        Processes that make the pairs on the CPU, beside the one that learns from them, on a GPU for instance; 0 makes
-        them where they are learned from.
+        Processes that make the pairs on the CPU, beside each that learns from them, on a GPU for instance; 0 makes them
+        where they are learned from. See `ircdeblur.training.workers` for what they need.
     loss : {"absolute", "rms"}
         See `distance`.
     blind : float
@@ -116,7 +117,7 @@ class IRCTrainingConfig:
     average: float = 0.99
     validate_every: int = 250
     validation_pictures: int = 9
-    start: int = 0
+    start: int | None = None
     earlier: float = 0.1
     replay: int = 0
     stage: int = 0
@@ -153,15 +154,18 @@ def load_config(path: str | Path) -> IRCTrainingConfig:
         raise ValueError(f"{path}: prior must be one of {', '.join(NETWORKS)}, got {config.prior!r}")
     if (config.together or config.taught or config.view) and (config.prior != "cnn" or config.replay < 1):
         raise ValueError(f"{path}: together, taught and view need prior: cnn and a replay of at least 1")
-    # The rim of a square may lie within its crop: the blur of a small kernel reads little beyond it.
+    # Around a crop that a small kernel has blurred there may be no rim: that of its squares must lie within it.
     if config.view and not 0 < config.view <= config.pairs.crop - 2 * RIM:
         raise ValueError(
-            f"{path}: view must be at most the crop of {config.pairs.crop} px less {2 * RIM}, got {config.view}"
+            f"{path}: view must be 0 or in 1 ... {config.pairs.crop - 2 * RIM}, the crop less {2 * RIM} px, "
+            f"got {config.view}"
         )
     if config.joined < 1 or (config.joined > 1 and not config.view):
         raise ValueError(f"{path}: joined must be 1 or more, and 1 without a view, got {config.joined}")
     if config.kept < 4 or config.workers < 0:
         raise ValueError(f"{path}: kept must be at least 4 and workers at least 0, got {config.kept}, {config.workers}")
+    if config.start is not None and config.start < 0:
+        raise ValueError(f"{path}: start must be 0 or more, got {config.start}")
     if config.loss not in LOSSES:
         raise ValueError(f"{path}: loss must be one of {', '.join(LOSSES)}, got {config.loss!r}")
     for name in ("taught", "blind", "photographed"):
@@ -383,7 +387,7 @@ def train_irc_net(
         net, before = load_irc_net(weights)
         net.train()
         summary["started from"] = before
-    if config.start > 0:
+    if config.start is not None:
         assert isinstance(net, (IRCNet, ShrinkageIRCNet))
         net.config = replace(net.config, start=config.start)  # type: ignore[type-var]
     photos = PhotosInMemory(list_photos([data / folder for folder in config.folders]), scales=(1.0, 0.7))
@@ -405,7 +409,7 @@ def train_irc_net(
             prepared = map(Preparation(net, config.stage, config.taught), pairs)
             return Replay(prepared, config.replay, seed + apart, config.view, config.joined, config.kept)
         if config.replay > 0 and isinstance(net, ShrinkageIRCNet):
-            return StartedReplay(net, pairs, config.replay, seed + apart)
+            return StartedReplay(net, pairs, config.replay, seed + apart, config.kept)
         return pairs
 
     summary |= {

@@ -342,6 +342,7 @@ def run(
         enable_progress_bar=progress,
         callbacks=[
             ExportAndLog(weights, save, summary),
+            # Of all weights at once: EMAWeightAveraging takes them one by one, some milliseconds a step on a GPU.
             WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(schedule.average)),
             ModelCheckpoint(
                 out,

@@ -23,6 +23,7 @@ from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import from_double_angle, to_double_angle, to_polar
 from ircdeblur.nets.checkpoints import load_motion_net, save_motion_net
 from ircdeblur.nets.motion_net import STRIDE, MotionNet, MotionNetConfig, encode
+from ircdeblur.nets.weights_file import training_summary
 from ircdeblur.training.config import check_schedule, read_config
 from ircdeblur.training.loop import Loss, Save, run, steps_of
 
@@ -269,7 +270,8 @@ def train_motion_net(
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     path = out / "motion-net.safetensors"
     save = save_motion_net
-    return fit(net, motion_loss, save, config, data, path, max_time, resume, command, progress, devices, nodes)
+    before = None if weights is None else training_summary(weights)
+    return fit(net, motion_loss, save, config, data, path, max_time, resume, command, progress, devices, nodes, before)
 
 
 def fit(
@@ -285,6 +287,7 @@ def fit(
     progress: bool = True,
     devices: int = 1,
     nodes: int = 1,
+    before: dict[str, Any] | None = None,
 ) -> Path:
     """Train a network that finds motion.
 
@@ -313,6 +316,8 @@ def fit(
         Show a progress bar.
     devices, nodes : int
         Processes on each machine, and machines; see `ircdeblur.training.loop.run`.
+    before : dict, optional
+        What is known of the training of the weights that the network starts from.
 
     Returns
     -------
@@ -327,7 +332,8 @@ def fit(
     def source(apart: int, device: torch.device) -> Iterable[Pairs]:
         return training_pairs(photos, config, data, seed + apart, device)
 
-    summary = {
+    summary: dict[str, Any] = {} if before is None else {"started from": before}
+    summary |= {
         "data": f"{len(photos)} luminance pictures of {', '.join(config.folders)}",
         "command": command,
         "config": {k: v for k, v in asdict(config).items() if k != "network"},

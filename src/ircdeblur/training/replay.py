@@ -143,13 +143,15 @@ class StartedReplay:
         How often a batch is seen, on average.
     seed : int
         Of their order.
+    kept : int
+        Number of batches in memory.
     """
 
-    def __init__(self, net: ShrinkageIRCNet, pairs: Iterable[KnownBlur], times: int, seed: int):
-        self.net, self.pairs, self.times, self.seed = net, pairs, times, seed
+    def __init__(self, net: ShrinkageIRCNet, pairs: Iterable[KnownBlur], times: int, seed: int, kept: int = KEPT):
+        self.net, self.pairs, self.times, self.seed, self.kept = net, pairs, times, seed, kept
 
     def __iter__(self) -> Iterator[Started]:
-        yield from replayed(map(self.started, self.pairs), self.times, np.random.default_rng(self.seed))
+        yield from replayed(map(self.started, self.pairs), self.times, np.random.default_rng(self.seed), self.kept)
 
     def started(self, pair: KnownBlur) -> Started:
         """Return a batch with its start."""
@@ -215,21 +217,24 @@ class Preparation:
     stage : int
         Of the prior, from 0 on.
     taught : float
-        Share of the estimate of a `Teacher`, made of the network as it is now, in what the proposals are compared with.
+        Share of the estimate of a `Teacher`, made of the network as it is when the first pairs come, in what the
+        proposals are compared with.
     rim : int
         Most pixels that are kept around the crops; `Prepared.cut` needs `RIM`.
     """
 
     def __init__(self, net: IRCNet, stage: int, taught: float = 0.0, rim: int = RIM):
         self.net, self.stage, self.taught, self.rim = net, stage, taught, rim
-        self.teacher = Teacher(net) if taught > 0 else None
+        self.teacher: Teacher | None = None
 
     @torch.no_grad()
     def __call__(self, pair: KnownBlur) -> Prepared:
         """Return a batch as the priors see it."""
         state = self.net.start(pair.blurred, pair.blur(), pair.noise, pair.error, pair.mask)
         target = pair.sharp
-        if self.teacher is not None:
+        if self.taught > 0:
+            # Not before: by now the network is on its device, and its checkpoint has been read.
+            self.teacher = self.teacher or Teacher(self.net)
             target = target.lerp(self.teacher(state, pair), self.taught)
         seen = [state.seen]
         for j in range(self.stage):
