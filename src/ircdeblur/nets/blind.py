@@ -218,6 +218,8 @@ class _Alternatives:
         How far the two may differ, in units of the local field's expected error, before the local one is believed.
     still : bool
         Whether the picture as a whole did not move, as far as its spectra tell.
+    unfocused : bool
+        Whether a lens out of focus explains the spectra better than the model does.
     unevenness : float
         Root of the share of the power that the motion has left where it should put it out.
     """
@@ -226,6 +228,7 @@ class _Alternatives:
     local: torch.Tensor
     tolerance: torch.Tensor | float
     still: bool = False
+    unfocused: bool = False
     unevenness: float = 0.0
 
 
@@ -288,11 +291,11 @@ def _alternatives(
     smooth = _smoother(evidence, model, alone.best, moved, answers, np.stack((at_x, at_y), -1), seed)
     if smooth is not None:
         saved, moved = _saved(smooth, model), smooth_model(at_x, at_y) @ smooth.parameters
-        least = MUCH_LIKELIER
+        least, standing = MUCH_LIKELIER, standing_still(evidence, vectors_of(moved), smooth.exponent)
         if still:
-            in_focus, out_of_focus = standing_still(evidence, vectors_of(moved), smooth.exponent)
-            least = FAR_LIKELIER if out_of_focus > 0 and in_focus > IN_FOCUS else math.inf
+            least = FAR_LIKELIER if standing[1] > 0 and standing[0] > IN_FOCUS else math.inf
         if saved > least:
+            out_of_focus = standing[1]
             model, field, still = smooth, on_grid(smooth_model, smooth.parameters), False
             # The windows were led by the same wrong answers: they start from it, unless they know better.
             knows = (alone.likelihood - smooth.likelihood > KNOWS).cpu().numpy()[:, None]
@@ -308,7 +311,8 @@ def _alternatives(
         gain = gain.masked_fill(unsure, -math.inf)
     needed = COMPLEXITY_IF_STILL if still else COMPLEXITY
     tolerance = CAMERA_TOLERANCE + ((needed - gain) / OUTLIER).clamp(-2, 4)
-    return _Alternatives(SHORTENED * field, local, tolerance, still, math.sqrt(max(0.0, floor - usual)))
+    unevenness = math.sqrt(max(0.0, floor - usual))
+    return _Alternatives(SHORTENED * field, local, tolerance, still, out_of_focus < OUT_OF_FOCUS, unevenness)
 
 
 def _doubted(alone: Refined) -> np.ndarray:
@@ -435,6 +439,9 @@ def consolidate_grid(
         wide, wide_error = smooth_field(raw, spread, sigma=3.0)
         unlike = torch.sigmoid(10 * (wide_error / (wide.norm(dim=-1) + 3.0) - UNLIKE_MOTION))
         camera_error = torch.lerp(camera_error, wide_error, unlike)
+        if found.unfocused and not found.still:
+            # The network sees motion, the spectra none that is straight: a curved shake looks so, too.
+            camera_error = torch.maximum(camera_error, 0.75 * local_error)
     mixed_error = torch.lerp(0.75 * local_error, camera_error, trust) + UNEVEN_ERROR * found.unevenness
     return mixed, mixed_error, float(trust[spread <= spread.median()].mean()), found.unevenness
 
