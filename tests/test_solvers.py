@@ -543,3 +543,15 @@ def test_more_iterations_do_not_harm(method, kind):
 def test_noise_of_an_empty_or_clipped_picture():
     assert estimate_noise(torch.ones(1, 3, 8, 8)) == 0.0
     assert estimate_noise(torch.rand(1, 1, 1, 1)) == 0.0
+
+
+def test_windows_divided_together_are_those_divided_one_by_one():
+    """What a GPU does, and a gradient asks for, against what the CPU does."""
+    motion = torch.from_numpy(camera_shake((100, 130), 12.0, 3)).float()
+    blur = MotionBlur(torch.stack((motion, -0.5 * motion)))
+    shape = (100 + 2 * blur.margin[0], 130 + 2 * blur.margin[1])
+    inverse = MotionCompensation(blur, shape)
+    inverse.set_penalty(torch.tensor([0.02, 0.05]).view(2, 1, 1, 1))
+    image = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(0))
+    # Sums of four windows, in float32.
+    torch.testing.assert_close(inverse(image), inverse._divide_all(image), rtol=1e-5, atol=1e-4)
