@@ -424,6 +424,9 @@ def test_smooth_refinement():
     hopeless = np.zeros(20)
     hopeless[10] = 20.0
     found = refine_smooth(evidence, design, np.stack((hopeless, start)), 3.0, best)
+    assert found is not None
+    # No start is better than what there was.
+    assert refine_smooth(evidence, design, np.stack((start, hopeless)), 3.0, best) is None
 
     def off(parameters):
         field = torch.from_numpy(design @ parameters)
@@ -503,3 +506,18 @@ def test_a_part_of_a_still_picture_moves_if_the_network_is_sure(sure):
     assert float(found[:, :100].median()) < 0.5
     # An object is found within some pixels: the windows at its edge see both.
     assert float(found[:, 200:].median()) == pytest.approx(length if sure else 0.0, abs=1.0)
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_a_part_of_a_moved_picture_moves_alone_if_the_network_contradicts_the_camera(sure):
+    """Whatever the spectra say: these have a stripe pattern that no camera explains in either case."""
+    shape = (300, 400)
+    right = (torch.arange(shape[1]) > 260).expand(shape)
+    camera, own = (from_polar(np.array(length), np.array(angle)) for length, angle in ((10.0, 30.0), (22.0, 100.0)))
+    blurred = torch.where(right, moved(uniform(shape, 22.0, 100.0)), moved(uniform(shape, 10.0, 30.0)))
+    vectors = torch.where(right[..., None], torch.from_numpy(own), torch.from_numpy(camera)).float()
+    # Double-angle vectors of the two are some 30 px apart.
+    error = torch.where(right, 2.0 if sure else 40.0, 2.0)
+    found = consolidate(to_double_angle(vectors), error, SpectralEvidence(blurred, 0.005)).motion.norm(dim=-1)
+    assert float(found[:, :200].median()) == pytest.approx(10.0, abs=1.0)
+    assert float(found[:, 330:].median()) == pytest.approx(22.0 if sure else 10.0, abs=1.5)

@@ -223,6 +223,17 @@ def test_smooth_fit_with_unknown_signs_and_outliers(seed):
         assert (off < 1.0) == (degree == 3)
 
 
+def test_signs_of_several_grids_are_each_its_own():
+    rng = np.random.default_rng(3)
+    motion, error = rng.normal(size=(5, 35, 2)) * 4 + (9, 2), rng.uniform(0.3, 4, (5, 35))
+    motion *= rng.choice([-1, 1], size=(5, 35, 1))
+    each = [consistent_signs(m, e, (5, 7)) for m, e in zip(motion, error, strict=True)]
+    np.testing.assert_array_equal(consistent_signs(motion, error, (5, 7)), each)
+    # The most certain cell keeps its sign.
+    for signed, given, e in zip(each, motion, error, strict=True):
+        np.testing.assert_array_equal(signed[e.argmin()], given[e.argmin()])
+
+
 def test_several_smooth_fits_are_each_its_own():
     rng = np.random.default_rng(0)
     design = smooth_model(*rng.uniform(-1, 1, (2, 60)))

@@ -50,28 +50,37 @@ def consistent_signs(motion: np.ndarray, error: np.ndarray, shape: tuple[int, in
 
     Parameters
     ----------
-    motion : (n, 2) array
-        Vectors of the cells, row by row; each may as well be its negative.
-    error : (n,) array
+    motion : (..., n, 2) array
+        Vectors of the cells, row by row, of one grid or more; each may as well be its negative.
+    error : (..., n) array
         Expected error of each.
     shape : (int, int)
         Rows and columns.
     """
-    cell = np.arange(len(motion)).reshape(shape)
+    n = error.shape[-1]
+    cell = np.arange(n).reshape(shape)
     a = np.concatenate((cell[:-1].ravel(), cell[:, :-1].ravel()))
     b = np.concatenate((cell[1:].ravel(), cell[:, 1:].ravel()))
     if len(a) == 0:
         return motion
-    agreement = np.abs((motion[a] * motion[b]).sum(-1)) / (error[a] * error[b])
-    links = coo_matrix((1 / (1e-3 + agreement), (a, b)), (len(motion),) * 2)
-    root = int(error.argmin())
-    _, before = breadth_first_order(minimum_spanning_tree(links), root, directed=False)
-    before[root] = root
-    sign = np.where((motion * motion[before]).sum(-1) < 0, -1.0, 1.0)
+    vectors, errors = motion.reshape(-1, n, 2), error.reshape(-1, n)
+    agreement = np.abs((vectors[:, a] * vectors[:, b]).sum(-1)) / (errors[:, a] * errors[:, b])
+    # One graph of all grids, their roots joined by one node more, is one call in place of many.
+    first = np.arange(len(vectors)) * n
+    roots, joint = first + errors.argmin(-1), vectors.shape[0] * n
+    ends = [np.concatenate(((first[:, None] + end).ravel(), roots)) for end in (a, b)]
+    ends[1][-len(roots) :] = joint
+    weight = np.concatenate((1 / (1e-3 + agreement).ravel(), np.ones(len(roots))))
+    links = coo_matrix((weight, tuple(ends)), (joint + 1,) * 2)
+    before = breadth_first_order(minimum_spanning_tree(links), joint, directed=False)[1][:joint]
+    before[roots] = roots
+    flat = vectors.reshape(-1, 2)
+    sign = np.where((flat * flat[before]).sum(-1) < 0, -1.0, 1.0)
     # The product of the signs on the way to the root: each round skips twice as far ahead.
-    for _ in range(len(motion).bit_length()):
+    for _ in range(n.bit_length()):
         sign, before = sign * sign[before], before[before]
-    return motion * sign[:, None]
+    signed: np.ndarray = (flat * sign[:, None]).reshape(motion.shape)
+    return signed
 
 
 def fit_smooth(motion: np.ndarray, error: np.ndarray, design: np.ndarray, degree: int = DEGREE) -> np.ndarray:
@@ -156,7 +165,8 @@ def smooth_starts(
                 error = error * np.exp(rng.normal(size=len(error)))
             else:
                 error = np.where(near, 8 * error, error) if kind == 1 else np.where(near, error, 4 * error)
-        vectors[k], errors[k] = consistent_signs(motion, error, shape), error
+        vectors[k], errors[k] = motion, error
+    vectors = consistent_signs(vectors, errors, shape)
     parameters = np.zeros((count, design.shape[-1]))
     for degree in np.unique(degrees):
         alike = degrees == degree
