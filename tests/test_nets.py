@@ -13,7 +13,7 @@ from ircdeblur.data.camera import camera_shake
 from ircdeblur.data.mixed import MixedPairs
 from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import align_sign, from_double_angle, to_double_angle
-from ircdeblur.nets.blind import consolidate, estimate, smooth_field
+from ircdeblur.nets.blind import consolidate, estimate, small_areas, smooth_field
 from ircdeblur.nets.camera_fit import camera_model, fit_camera
 from ircdeblur.nets.checkpoints import load_motion_net, save_motion_net
 from ircdeblur.nets.layers import ChannelNorm, has_fast_bfloat16
@@ -383,6 +383,16 @@ def test_a_thing_that_moves_before_a_still_background(moved):
     middle = estimate(answer(seen, error=2.0), image).motion[152:232, 152:232]
     length = float(middle.norm(dim=-1).median())
     assert 12 < length < 16 if moved else length < 0.1
+
+
+def test_small_areas():
+    marked = torch.zeros(6, 8, dtype=torch.bool)
+    marked[0, :3] = marked[2:4, 5:7] = marked[5, 0] = True
+    expected = marked.clone()
+    expected[2:4, 5:7] = False
+    assert torch.equal(small_areas(marked, 4.0), expected)
+    assert torch.equal(small_areas(marked, 4.1), marked)
+    assert not small_areas(torch.zeros_like(marked), 9.0).any()
 
 
 def test_what_does_not_look_like_motion_stays_doubtful():
