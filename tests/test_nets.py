@@ -385,6 +385,14 @@ def test_a_thing_that_moves_before_a_still_background(moved):
     assert 12 < length < 16 if moved else length < 0.1
 
 
+@pytest.mark.parametrize("shape", [(65, 65), (97, 160), (160, 97)])
+def test_a_single_row_of_windows(shape):
+    """Its centre is the picture's: some movements of the camera move nothing there."""
+    motion = np.broadcast_to(np.array([8.0, -3.0], np.float32), (*shape, 2))
+    found = estimate(answer(motion * 1.3, error=3.0), shaken(motion)).motion
+    assert motion_mse(found.numpy(), motion) < 2
+
+
 def test_small_areas():
     marked = torch.zeros(6, 8, dtype=torch.bool)
     marked[0, :3] = marked[2:4, 5:7] = marked[5, 0] = True

@@ -206,7 +206,9 @@ def descend(
     cost, damping = float(misfit(best - seen[0], TOLERANT).sum()) + penalty(values), 1e-2
     for _ in range(steps):
         gradient, curvature = equations(seen, values)
-        curvature[np.diag_indices(size + 1)] *= 1 + damping
+        diagonal = curvature.diagonal() * (1 + damping)
+        # In a single row of windows a parameter may move nothing: it stays as it is.
+        np.fill_diagonal(curvature, np.maximum(diagonal, 1e-9 * diagonal.max()))
         # By torch, whose threads are told how many they are: numpy's wait for each other on a busy machine.
         step = -torch.linalg.solve(torch.from_numpy(curvature), torch.from_numpy(gradient)).numpy()
         if -step @ gradient < 2 * WORTH * len(best):
