@@ -13,7 +13,7 @@ from ircdeblur.data.camera import camera_shake
 from ircdeblur.data.mixed import MixedPairs
 from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import align_sign, from_double_angle, to_double_angle
-from ircdeblur.nets.blind import consolidate, estimate, small_areas, smooth_field
+from ircdeblur.nets.blind import consolidate, estimate, smooth_field, without_specks
 from ircdeblur.nets.camera_fit import camera_model, fit_camera
 from ircdeblur.nets.checkpoints import load_motion_net, save_motion_net
 from ircdeblur.nets.layers import ChannelNorm, has_fast_bfloat16
@@ -393,14 +393,17 @@ def test_a_single_row_of_windows(shape):
     assert motion_mse(found.numpy(), motion) < 2
 
 
-def test_small_areas():
-    marked = torch.zeros(6, 8, dtype=torch.bool)
-    marked[0, :3] = marked[2:4, 5:7] = marked[5, 0] = True
-    expected = marked.clone()
-    expected[2:4, 5:7] = False
-    assert torch.equal(small_areas(marked, 4.0), expected)
-    assert torch.equal(small_areas(marked, 4.1), marked)
-    assert not small_areas(torch.zeros_like(marked), 9.0).any()
+def test_specks():
+    """Areas count as cells without trust; those that touch at corners are apart."""
+    trust = torch.full((6, 8), 0.95)
+    trust[0, :3] = trust[2:4, 5:7] = trust[4, 7] = trust[5, 0] = 0.2
+    expected = trust.clone()
+    expected[0, :3] = expected[4, 7] = expected[5, 0] = 1.0
+    assert torch.equal(without_specks(trust, 3.0 / 48), expected)
+    assert torch.equal(without_specks(trust, 0.7 / 48), trust)
+    expected[2:4, 5:7] = 1.0
+    assert torch.equal(without_specks(trust, 3.3 / 48), expected)
+    assert torch.equal(without_specks(torch.ones(1, 3), 0.5), torch.ones(1, 3))
 
 
 def test_what_does_not_look_like_motion_stays_doubtful():

@@ -70,7 +70,7 @@ def consistent_signs(motion: np.ndarray, error: np.ndarray, shape: tuple[int, in
     roots, joint = first + errors.argmin(-1), vectors.shape[0] * n
     ends = [np.concatenate(((first[:, None] + end).ravel(), roots)) for end in (a, b)]
     ends[1][-len(roots) :] = joint
-    weight = np.concatenate((1 / (1e-3 + agreement).ravel(), np.ones(len(roots))))
+    weight = np.concatenate((1 / (1e-3 + agreement.clip(max=1e9)).ravel(), np.ones(len(roots))))
     links = coo_matrix((weight, tuple(ends)), (joint + 1,) * 2)
     before = breadth_first_order(minimum_spanning_tree(links), joint, directed=False)[1][:joint]
     before[roots] = roots
