@@ -103,7 +103,7 @@ def known(summary: Summary) -> str:
 
 def motion(summary: Summary) -> str:
     """Return how exact the motion is: Table 2."""
-    lines = ["| `estimate_motion`, motion MSE | to 21 px | to 35 px |", "|---|---|---|"]
+    lines = ["| `estimate_motion`, motion MSE | to 21 px | to 35 px | pictures of each |", "|---|---|---|---|"]
     names = {
         "no motion": "always none",
         "CNN-Patch-like": "patches classified, Markov random field",
@@ -113,8 +113,8 @@ def motion(summary: Summary) -> str:
         "Motion-Net small, refined on the picture": "**Motion-Net, refined on the picture**",
     }
     for row, name in names.items():
-        moderate, severe = (summary["", row, f"MSE {column}"][0] for column in ("moderate", "severe"))
-        lines.append(f"| {name} | {moderate:.2f} px² | {severe:.2f} px² |")
+        (moderate, count), (severe, _) = (summary["", row, f"MSE {column}"] for column in ("moderate", "severe"))
+        lines.append(f"| {name} | {moderate:.2f} px² | {severe:.2f} px² | {count} |")
     return "\n".join(lines)
 
 
