@@ -13,6 +13,7 @@ from ircdeblur.data.camera import camera_shake
 from ircdeblur.data.mixed import MixedPairs
 from ircdeblur.metrics import motion_mse
 from ircdeblur.motion import align_sign, from_double_angle, to_double_angle
+from ircdeblur.nets import motion_net
 from ircdeblur.nets.blind import consolidate, estimate, smooth_field, without_specks
 from ircdeblur.nets.camera_fit import camera_model, fit_camera
 from ircdeblur.nets.checkpoints import load_motion_net, save_motion_net
@@ -51,6 +52,24 @@ def test_rgb_is_luminance(net):
     rgb = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(1))
     luma = (rgb * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
     torch.testing.assert_close(net(rgb), net(luma))
+
+
+def test_bfloat16_of_motion_net(net, monkeypatch):
+    """Its answers are nearly the same; a training is left to itself, and the net's own answer to its processor."""
+    monkeypatch.setattr(motion_net, "has_fast_bfloat16", lambda device: True)
+    torch.nn.init.normal_(net.out.weight, std=0.3)
+    picture = torch.rand(1, 1, 64, 96, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        fast = net.forward_grid(picture)
+        net.fast = False
+        plain = net.forward_grid(picture)
+    assert fast.dtype == torch.float32
+    # Eight bits of a mantissa, in a few layers whose values are about 1.
+    assert 0 < float((fast - plain).abs().max()) < 0.05 * float(plain.abs().max())
+    net.fast = True
+    torch.testing.assert_close(net.train().forward_grid(picture), plain, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(motion_net, "has_fast_bfloat16", lambda device: False)
+    torch.testing.assert_close(net.eval().forward_grid(picture), plain, rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()

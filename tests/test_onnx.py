@@ -69,6 +69,7 @@ def folder(tmp_path):
     path.mkdir()
     torch.manual_seed(0)
     motion, irc = MotionNet(TINY).eval(), irc_net()
+    motion.fast = False
     torch.nn.init.normal_(motion.out.weight, std=0.2)
     graphs.export_motion_net(motion, path, "abc")
     graphs.export_irc_net(irc, path, "def")
@@ -80,8 +81,10 @@ def test_the_networks_of_the_package(tmp_path):
     assert graphs.export_motion_net(checkpoints.load_motion_net(), tmp_path) <= 1e-3
     assert graphs.export_irc_net(checkpoints.load_irc_net("irc-net")[0], tmp_path) <= 1e-3
     image = rand(1, 3, 53, 90, seed=3)
+    net = checkpoints.load_motion_net()
+    net.fast = False
     with torch.no_grad():
-        expected = checkpoints.load_motion_net()(image)
+        expected = net(image)
     for a, b in zip(expected, graphs.OnnxMotionNet(tmp_path / graphs.MOTION_NET)(image), strict=True):
         assert (a - b).abs().max() <= 1e-3
 
@@ -204,14 +207,20 @@ def weights(tmp_path, monkeypatch):
     save_irc_net(ShrinkageIRCNet(ShrinkageConfig(stages=1)), place / "irc-net-shrinkage.safetensors")
     for cache in (restore._motion_net, methods.irc_net):
         cache.cache_clear()
-    real = methods.load_irc_net
+    real, real_motion = methods.load_irc_net, restore.load_motion_net
 
     def load(path):
         net, summary = real(path)
         net.fast = False
         return net, summary
 
+    def load_motion(path):
+        net = real_motion(path)
+        net.fast = False
+        return net
+
     monkeypatch.setattr(methods, "load_irc_net", load)
+    monkeypatch.setattr(restore, "load_motion_net", load_motion)
     yield place
     for cache in (restore._motion_net, methods.irc_net):
         cache.cache_clear()

@@ -17,7 +17,7 @@ from ircdeblur.solvers import METHODS, Settings, compensation, deconvolve, estim
 from ircdeblur.solvers.admm import admm, difference, difference_adjoint
 from ircdeblur.solvers.cg import ConjugateGradients
 from ircdeblur.solvers.color import from_opponent, to_opponent
-from ircdeblur.solvers.compensation import MotionCompensation, UniformCompensation
+from ircdeblur.solvers.compensation import MotionCompensation, UniformCompensation, local_inverse
 from ircdeblur.solvers.domain import Observation
 from ircdeblur.solvers.filtering import BankFilter, TiledFilter, UniformFilter, centred_response
 from ircdeblur.solvers.fourier import FourierDivision, edgetaper
@@ -289,6 +289,20 @@ def test_majorise_minimise_finds_the_minimum_and_never_rises(kind, isotropic):
     start = torch.nn.functional.pad(y, (mx, mx, my, my), mode="replicate").numpy().ravel()
     best = optimize.minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": 5000, "maxfun": 9000})
     assert figures[-1] == pytest.approx(best.fun, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "motion"])
+def test_inverse_filters_at_hand(kind):
+    """Filters that were made for the same blur before, and used for another penalty, change nothing."""
+    blur = blur_of(kind, (20, 22))
+    my, mx = blur.margin
+    observed = Observation(blur.A(picture(20 + 2 * my, 22 + 2 * mx)).expand(1, 3, -1, -1).contiguous())
+    lam = observed.y.new_tensor([1e-3, 2e-3, 2e-3]).view(1, 3, 1, 1)
+    expected = majorise_minimise(observed, blur, lam, 6, others=3)
+    inverse = local_inverse(blur, (20 + 2 * my, 22 + 2 * mx))
+    for _ in range(2):
+        found = majorise_minimise(observed, blur, lam, 6, others=3, inverse=inverse)
+        assert torch.equal(found.x, expected.x)
 
 
 def test_windows_across_the_border_do_not_hold_up_the_others(monkeypatch):

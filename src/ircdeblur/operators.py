@@ -436,6 +436,8 @@ class _LineTaps:
         The motions (N, 2).
     extent : Tensor
         Shape (N,), int64: pixels with similar values have similarly many taps.
+    most : Tensor
+        Shape (N,), int64: no pixel has more taps in one half of its kernel.
     reach : (int, int)
         Largest half size of the kernels, rows and columns.
     chunk : int
@@ -448,6 +450,7 @@ class _LineTaps:
         self.motion = motion
         length, cos, sin = _direction(motion)
         self.extent = steps_needed(length, cos, sin)
+        self.most = 3 * self.extent + 2
         rows, columns = half_sizes(length, cos, sin)
         self.reach = (int(rows.max()), int(columns.max()))
 
@@ -483,7 +486,7 @@ class _BankTaps:
         self.dy = on_device(dy.astype(np.int32) - MAX_LENGTH // 2)  # (cells, T)
         self.dx = on_device(dx.astype(np.int32) - MAX_LENGTH // 2)
         self.kernels = on_device(kernels.transpose(0, 2, 1)).to(motion.dtype)  # (cells, T, 4)
-        self.extent = on_device(count)[self.cell]
+        self.extent = self.most = on_device(count)[self.cell]
         self.reach = (int(self.dy.abs().max()), int(self.dx.abs().max()))
 
     def _interpolate(self, motion: Tensor) -> tuple[Tensor, Tensor]:
@@ -540,8 +543,8 @@ class _BlurMatrix:
 
     @property
     def taps_in_all(self) -> int:
-        """Number of weights that are not zero."""
-        return self._matrix.values().numel()
+        """Number of weights that are not zero; the centre's is one, though it is stored in halves."""
+        return self._matrix.values().numel() - self._matrix.shape[0]
 
     def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Pixels with similarly many taps, and their places in the padded image (int32); each pixel once."""
@@ -553,19 +556,26 @@ class _BlurMatrix:
 
     def _assemble(self) -> Tensor:
         """Compute the taps of all pixels, without those of no weight."""
-        chunks = []
-        total = 0
+        most, done = 2 * int(self.taps.most.sum()), 0
+        device = self.taps.motion.device
+        value, column = _empty(most, self.taps.motion.dtype, device), _empty(most, torch.int32, device)
+        counts, rows = [], []
         for pixels, place in self._chunks():
-            dy, dx, weight = self.taps(self.taps.motion[pixels], pixels)
-            offset = dy * self.padded[1] + dx
-            value = torch.cat([weight, weight[1:]]).T.contiguous()
-            column = torch.cat([place + offset, place - offset[1:]]).T.contiguous()
-            used = value > 0
-            chunks.append((_select(value, used), _select(column, used), used.sum(1), pixels))
-            total += len(chunks[-1][0])
-            if total >= 2**31:
+            dy, dx, weight = (taps.T for taps in self.taps(self.taps.motion[pixels], pixels))
+            # The centre is a pair of taps, too, of half its weight each.
+            half = torch.tensor([0.5] + [1.0] * (weight.shape[1] - 1), dtype=weight.dtype, device=device)
+            weight = (weight * half).contiguous()
+            offset, place = (dy * self.padded[1] + dx).contiguous(), place[:, None]
+            used = weight > 0
+            weight, one, other = _where(used, weight, place + offset, place - offset)
+            part, done = slice(done, done + 2 * len(weight)), done + 2 * len(weight)
+            if done >= 2**31:
                 raise ValueError("the motion field has too many taps for one operator; divide the frame")
-        value, column, count, row = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+            value[part].view(-1, 2).copy_(weight[:, None])
+            torch.stack((one, other), 1, out=column[part].view(-1, 2))
+            counts.append(2 * used.sum(1))
+            rows.append(pixels)
+        value, column, count, row = value[:done], column[:done], torch.cat(counts), torch.cat(rows)
         if self.boundary != "extended":
             column = self._fold()[column]
         return _matrix_of_rows(value, column, count, row, (self.size[0] * self.size[1], self.sharp[0] * self.sharp[1]))
@@ -646,11 +656,21 @@ class _ProductOfMotion(torch.autograd.Function):
         return by_images, ctx.matrix.motion_gradient(sharp, frame), None, None
 
 
-def _select(tensor: Tensor, used: Tensor) -> Tensor:
-    """Elements of `tensor` where `used`."""
-    if tensor.device.type == "cpu":  # NumPy is three times as fast
-        return torch.from_numpy(tensor.numpy()[used.numpy()])
-    return tensor[used]
+def _empty(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for so many numbers, of which the system gives only what is written to."""
+    if device.type != "cpu":
+        return torch.empty(count, dtype=dtype, device=device)
+    # NumPy asks for large pages: a hundred megabytes of small ones take as long as all of the assembly.
+    return torch.from_numpy(np.empty(count, torch.empty(0, dtype=dtype).numpy().dtype))
+
+
+def _where(used: Tensor, *tensors: Tensor) -> list[Tensor]:
+    """Elements of tensors where `used`, all contiguous and of the same shape."""
+    if used.device.type != "cpu":
+        return [tensor[used] for tensor in tensors]
+    # By NumPy, which is several times as fast, most of all with the same places for all.
+    places = np.flatnonzero(used.numpy())
+    return [torch.from_numpy(np.take(tensor.numpy(), places)) for tensor in tensors]
 
 
 def _matrix_of_rows(value: Tensor, column: Tensor, count: Tensor, row: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -279,7 +279,8 @@ class IRCNet(UnrolledNet, HubMixin):
         layer = XLayer(observed, blur, Differences(y), self.gain)
         sigma = noise_of_images(noise, y) / UNIT_NOISE
         doubt = None if error is None else 1 + layer.extend(error[:, None])
-        x = first_estimate(observed, blur, sigma * UNIT_NOISE, error, self.config.start)
+        shared = layer.inverse if self.gain is None else None
+        x = first_estimate(observed, blur, sigma * UNIT_NOISE, error, self.config.start, shared)
         maps = self.maps(x, blur, sigma, doubt, layer)
         data, none = layer.misfit(x), torch.zeros_like(x)
         state = State(layer, sigma, doubt, Seen(x, (none, none, none), maps, UNIT_CHANGE * sigma**0.5), data, x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from ircdeblur.motion import from_double_angle, to_double_angle, to_polar
 from ircdeblur.nets.hub import HubMixin
-from ircdeblur.nets.layers import AtrousPyramid, ChannelNorm, ResidualBlock
+from ircdeblur.nets.layers import AtrousPyramid, ChannelNorm, ResidualBlock, has_fast_bfloat16
 
 STRIDE = 8
 """Output stride of the network, as DeepLab's."""
@@ -139,6 +140,12 @@ class MotionNet(nn.Module, HubMixin):
     config : MotionNetConfig, optional
         The size of the network.
 
+    Attributes
+    ----------
+    fast : bool
+        Convolve in bfloat16 where the device is made for it (see `has_fast_bfloat16`), all but the last layers, and not
+        while training.
+
     References
     ----------
     Eboli, Sun & Ponce, section 3.1, with the double-angle vector in place of (length, angle), which has no jump at
@@ -157,6 +164,7 @@ class MotionNet(nn.Module, HubMixin):
     def __init__(self, config: MotionNetConfig | None = None):
         super().__init__()
         self.config = c = config or MotionNetConfig()
+        self.fast = True
         self.stem = nn.Conv2d(3, c.stem, 7, padding=3)
         entries, stages = [], []
         channels = 2 * c.stem
@@ -178,6 +186,7 @@ class MotionNet(nn.Module, HubMixin):
             for parameter in (self.out.bias, *self.shortcut.parameters()):
                 assert parameter is not None
                 parameter.zero_()
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def normalised_gradients(self, luma: torch.Tensor, window: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the first differences in x and y divided by the root of their local energy, and that root."""
@@ -204,7 +213,10 @@ class MotionNet(nn.Module, HubMixin):
             gx, gy = (g.clamp(-3, 3) for g in gradients)
             raw = autocorrelation(gx, gy, [(0, 0), *shifts], cell, step)
             for window in self.WINDOWS:
-                mean = F.avg_pool2d(raw, window, 1, window // 2, count_include_pad=False)
+                # One axis after the other, as above.
+                mean = raw
+                for side, around in (((window, 1), (window // 2, 0)), ((1, window), (0, window // 2))):
+                    mean = F.avg_pool2d(mean, side, 1, around, count_include_pad=False)
                 # Scaled to about unit variance.
                 features.append(mean[:, 1:] * 5 / (mean[:, :1] + 0.02))
         return torch.cat(features, dim=1)
@@ -225,16 +237,28 @@ class MotionNet(nn.Module, HubMixin):
         luma = luminance(image)
         dx, dy, scale = self.normalised_gradients(luma, self.ENERGY_WINDOW)
         features = self.correlation_features(luma, dx, dy)
+        seen = torch.cat((dx, dy, 0.5 * torch.log(scale) + 2.0), dim=1)
+        with self._precision(image.device):
+            x = self._deep(seen, features)
+        x = F.relu(self.head(x.to(seen)))
+        # What is linear in the autocorrelation takes the short way and is learned within a few hundred steps.
+        return (self.out(x) + self.shortcut(features)).float()
+
+    def _deep(self, seen: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Return what the head is shown, of gradients and energy (B, 3, H, W) and `correlation_features`."""
         correlations = self.correlations(features)
-        x = self.stem(torch.cat((dx, dy, 0.5 * torch.log(scale) + 2.0), dim=1))
+        x = self.stem(seen)
         x = torch.cat((F.relu(x), F.relu(-x)), dim=1)
         for i, (entry, stage) in enumerate(zip(self.entries, self.stages, strict=True)):
             x = entry(x)
             x = stage(x + correlations if i == len(self.stages) - 1 else x)
-        x = F.relu(self.norm(self.pyramid(x)))
-        x = F.relu(self.head(x))
-        # What is linear in the autocorrelation takes the short way and is learned within a few hundred steps.
-        return (self.out(x) + self.shortcut(features)).float()
+        return F.relu(self.norm(self.pyramid(x)))
+
+    def _precision(self, device: torch.device) -> AbstractContextManager[object]:
+        """Return the context in which all but the last layers are computed; a training chooses its own."""
+        if self.fast and not self.training and has_fast_bfloat16(device):
+            return torch.autocast(device.type, torch.bfloat16)
+        return nullcontext()
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the double-angle motion of every pixel and the scale of its error.

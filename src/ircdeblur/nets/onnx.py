@@ -251,6 +251,7 @@ def export_motion_net(net: MotionNet, folder: Path, sha256: str = "") -> float:
     """
     require("onnx", "onnxruntime")
     net = _plain(net)
+    net.fast = False
     facts = {"network": "motion-net", "config": json.dumps(asdict(net.config)), "sha256": sha256}
     axes = ("batch", "height", "width")
     inputs = {"image": _random(2, 3, 75, 101)}

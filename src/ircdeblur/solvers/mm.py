@@ -33,7 +33,7 @@ import torch
 
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.admm import Callback, Iteration, Result, add_difference_adjoint, difference, inner
-from ircdeblur.solvers.compensation import local_inverse
+from ircdeblur.solvers.compensation import Compensation, local_inverse
 from ircdeblur.solvers.domain import ExtendedDomain, Observation
 
 SMOOTHING = 0.005
@@ -57,6 +57,7 @@ def majorise_minimise(
     statistics: bool = False,
     callback: Callback | None = None,
     others: int | None = None,
+    inverse: Compensation | None = None,
 ) -> Result:
     """Minimise F over the sharp image.
 
@@ -82,6 +83,9 @@ def majorise_minimise(
         Called after each iteration with its number, from 1 on, and the frame of x.
     others : int, optional
         Iterations of all channels but the first, >= 1, where these are to be fewer.
+    inverse : Compensation, optional
+        The local inverse filters of this very blur, frame and mask, where they are at hand. Their penalty is another
+        one afterwards, in one channel if `others` are fewer.
 
     Returns
     -------
@@ -101,7 +105,7 @@ def majorise_minimise(
     if smoothing <= 0.0 or bool((lam < 0).any()):
         raise ValueError(f"smoothing must be positive and lam not negative, got {smoothing} and {lam.tolist()}")
     began = time.perf_counter()
-    descent = _Descent(observed, blur, lam, norm, isotropic, smoothing)
+    descent = _Descent(observed, blur, lam, norm, isotropic, smoothing, inverse)
     figures: list[Iteration] = []
     finished: tuple[torch.Tensor, ...] = ()
     settled = 0.0
@@ -144,11 +148,12 @@ class _Descent:
         norm: float,
         isotropic: bool,
         smoothing: float,
+        inverse: Compensation | None,
     ):
         self.observed, self.blur, self.lam = observed, blur, lam
         self.norm, self.isotropic, self.smoothing = norm, isotropic, smoothing
         self.domain = ExtendedDomain(observed, blur)
-        self.inverse = local_inverse(blur, self.domain.shape, observed.mask)
+        self.inverse = inverse or local_inverse(blur, self.domain.shape, observed.mask)
         self.x = self.domain.start()
         self.blurred, self.gradient = blur.A(self.x), _gradient(self.x)
         self.step: tuple[torch.Tensor, ...] = ()
