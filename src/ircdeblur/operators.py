@@ -657,7 +657,7 @@ class _ProductOfMotion(torch.autograd.Function):
 
 
 def _empty(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Memory for so many numbers, of which the system gives only what is written to."""
+    """Memory for so many numbers, of which a CPU's system gives only what is written to."""
     if device.type != "cpu":
         return torch.empty(count, dtype=dtype, device=device)
     # NumPy asks for large pages: a hundred megabytes of small ones take as long as all of the assembly.

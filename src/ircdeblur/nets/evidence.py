@@ -387,6 +387,7 @@ class SpectralEvidence:
             return self
         if count not in self._copies:
             self._copies[count] = other = copy.copy(self)
+            other._copies = {}  # else each would hold the other
             other._power, other._noise = (t.repeat(1, 1, count) for t in (self._power, self._noise))
             other._least = self._least.repeat(1, count)
         return self._copies[count]

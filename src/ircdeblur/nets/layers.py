@@ -87,7 +87,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     Of processors these are the ones with tiles (AMX) or with dot products of bfloat16 (AVX512-BF16).
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     # Both questions are private to torch, and older releases do not know the second one.
     asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
     return device.type == "cpu" and any(supported is not None and supported() for supported in asked)

@@ -256,7 +256,8 @@ class MotionNet(nn.Module, HubMixin):
 
     def _precision(self, device: torch.device) -> AbstractContextManager[object]:
         """Return the context in which all but the last layers are computed; a training chooses its own."""
-        if self.fast and not self.training and has_fast_bfloat16(device):
+        single = self.out.weight.dtype == torch.float32
+        if self.fast and single and not self.training and has_fast_bfloat16(device):
             return torch.autocast(device.type, torch.bfloat16)
         return nullcontext()
 

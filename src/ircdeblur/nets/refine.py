@@ -426,7 +426,8 @@ def likeliest_noise(evidence: SpectralEvidence, likelihood: Callable[[SpectralEv
     """
     coarse = evidence.coarse
     levels = [evidence.noise * times for times in NOISIER if times == 1 or evidence.noise * times <= MOST_NOISE]
-    table = torch.stack([torch.stack([likelihood(coarse.with_noise(noise), a) for a in EXPONENTS]) for noise in levels])
+    noisy = [coarse.with_noise(noise) for noise in levels]
+    table = torch.stack([torch.stack([likelihood(e, a) for a in EXPONENTS]) for e in noisy])
     costs = misfit(table.amax((0, 1)) - table, TOLERANT).sum(-1).amin(1)
     return levels[int(costs.argmin())]
 
@@ -445,12 +446,8 @@ def likeliest_floor(evidence: SpectralEvidence, motion: torch.Tensor, exponent: 
     """
     coarse = evidence.coarse
     exponents = np.clip(exponent + np.array([-0.5, 0.0, 0.5]), *EXPONENT_RANGE)
-    table = torch.stack(
-        [
-            torch.stack([coarse.with_floor(floor).log_likelihood(motion, float(a)).amax(0) for a in exponents])
-            for floor in FLOORS
-        ]
-    )
+    raised = [coarse.with_floor(floor) for floor in FLOORS]
+    table = torch.stack([torch.stack([e.log_likelihood(motion, float(a)).amax(0) for a in exponents]) for e in raised])
     costs = misfit(table.amax((0, 1)) - table, TOLERANT).sum(-1).amin(1)
     return FLOORS[int(costs.argmin())]
 

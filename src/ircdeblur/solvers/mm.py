@@ -153,7 +153,7 @@ class _Descent:
         self.observed, self.blur, self.lam = observed, blur, lam
         self.norm, self.isotropic, self.smoothing = norm, isotropic, smoothing
         self.domain = ExtendedDomain(observed, blur)
-        self.inverse = inverse or local_inverse(blur, self.domain.shape, observed.mask)
+        self.inverse = local_inverse(blur, self.domain.shape, observed.mask) if inverse is None else inverse
         self.x = self.domain.start()
         self.blurred, self.gradient = blur.A(self.x), _gradient(self.x)
         self.step: tuple[torch.Tensor, ...] = ()
