@@ -626,6 +626,8 @@ def test_the_packages_ensemble_is_better(tmp_path):
         for name in ("irc-net", "irc-net-plus")
     ]
     assert errors[1] < 0.99 * errors[0]
+    plain, plus = (methods.irc_net(torch.device("cpu"), name) for name in ("irc-net", "irc-net-plus"))
+    assert plain.config.start < plus.config.start == methods.ENSEMBLE_START
     save_irc_net(ShrinkageIRCNet(ShrinkageConfig(stages=1)), tmp_path / "paper.safetensors")
     with pytest.raises(ValueError, match="takes the weights of an irc-net"):
         methods.deconvolve(y, blur, 0.01, "irc-net-plus", irc_net_weights=tmp_path / "paper.safetensors")

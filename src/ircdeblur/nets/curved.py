@@ -202,8 +202,8 @@ def _without_kernel(
     coarse = evidence.coarse
     radii = torch.tensor(DISCS, device=evidence.device)  # the first is 0
     tried = [
-        coarse.with_floor(f).log_likelihood_of_discs(radii, float(a)).mean(-1)
-        for f in FLOORS
+        raised.log_likelihood_of_discs(radii, float(a)).mean(-1)
+        for raised in map(coarse.with_floor, FLOORS)
         for a in NATURAL_EXPONENTS
     ]
     discs = torch.stack(tried).amax(0)
@@ -244,5 +244,5 @@ def floor_of_kernel(evidence: SpectralEvidence, psf: np.ndarray, counts: torch.T
 
 def _most(evidence: SpectralEvidence, likelihood: Callable[[SpectralEvidence, float], torch.Tensor]) -> float:
     """Return the largest mean over the windows of a likelihood, over floors and exponents."""
-    coarse = evidence.coarse
-    return max(float(likelihood(coarse.with_floor(f), float(a)).mean()) for f in FLOORS for a in NATURAL_EXPONENTS)
+    raised = map(evidence.coarse.with_floor, FLOORS)
+    return max(float(likelihood(e, float(a)).mean()) for e in raised for a in NATURAL_EXPONENTS)

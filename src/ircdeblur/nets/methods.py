@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,12 @@ DEFAULT_METHOD = METHODS[0]
 
 
 ENSEMBLE = "irc-net-plus"
-"""The method that is irc-net with all of `ircdeblur.nets.irc_net.ORIENTATIONS`."""
+"""The method that is irc-net with all of `ircdeblur.nets.irc_net.ORIENTATIONS`, and `ENSEMBLE_START`."""
+
+ENSEMBLE_START = 30
+"""Steps of the solver before the network, of which it has as many at least: they are little beside eight orientations.
+From 16 to 30 nine and twelve validation pictures gained 0.01 and 0.02 dB with moderate camera shake, 0.03 and 0.13 with
+severe, 0.06 and 0.02 with single kernels; with 40 it was 0.03 more at most."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -54,6 +60,7 @@ def irc_net(
         if not isinstance(net, IRCNet):
             raise ValueError(f"{method} takes the weights of an irc-net, those are of the paper's network: {weights}")
         net.orientations = ORIENTATIONS
+        net.config = replace(net.config, start=max(net.config.start, ENSEMBLE_START))
     return net.to(device)
 
 
