@@ -166,12 +166,14 @@ that moved far may have nothing left by which its spectra could tell, and a moti
 spectra that look out of focus. Of a hundred sharp photographs, two fifths of them validation's, the network answers
 with up to 4.2 px; of the same out of focus with up to 4.8 px in 98 cases, 5.4 and 8.5 in the others."""
 
-SEEN = 0.35
-"""Share of a motion's typical length that the network must see, too, if it is short (up to `SHORT`): in sharp pictures
-a short motion often explains the spectra better than none. Of 150 sharp photographs of validation and training, with
-their rims and without, 9 pictures of 300 would be restored in more than 3 % of the frame; in six of these the network
-sees 0.18 to 0.34 of the length. Of 200 validation photographs with shakes of 2.5 to 18 px two are given up, whose
-motions were found twice and three times as long as they were; else it sees 0.35 and more."""
+SEEN, SEEN_NOISE = 0.35, 0.025
+"""Share of a motion's typical length that the network must see, too, if it is short (up to `SHORT`), and the largest
+standard deviation of the noise with which that is asked: in sharp pictures a short motion often explains the spectra
+better than none. Of 150 sharp photographs of validation and training, with their rims and without, 9 pictures of 300
+would be restored in more than 3 % of the frame; in six of these the network sees 0.18 to 0.34 of the length. Of 200
+validation photographs with shakes of 2.5 to 18 px, noise 0.4 and 1 %, two are given up, whose motions were found twice
+and three times as long as they were; else it sees 0.35 and more. With noise of 2 % none of twenty is given up, with 4 %
+three would be, whose motions are right."""
 
 COMPLEXITY = 60.0
 """By how much more likely, logarithmically, a window must be that moves alone than one that moves with the camera: a
@@ -297,7 +299,8 @@ def _alternatives(
 
     def unseen(motion: np.ndarray) -> bool:
         """Return whether the network saw next to nothing of a motion of the windows (n, 2)."""
-        return typical < min(SHORT, SEEN * float(np.median(np.hypot(*motion.T))))
+        clear = evidence.noise <= SEEN_NOISE
+        return clear and typical < min(SHORT, SEEN * float(np.median(np.hypot(*motion.T))))
 
     still = unseen(moved) or (typical < SHORT and (out_of_focus < OUT_OF_FOCUS or in_focus < IN_FOCUS))
     field = on_grid(camera_model, model.parameters) * (not still)
