@@ -171,7 +171,6 @@ def train_end_to_end(
     motion_net, (irc_net, before) = load_motion_net(start.get(True)), load_irc_net(start.get(False, "irc-net"))
     net = JointNet(motion_net, irc_net).train()
     irc_net.requires_grad_(config.train_irc_net)
-    motion_net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     photos = PhotosInMemory(list_photos([data / folder for folder in config.folders]), scales=(1.0, 0.7))
     seed = config.seed + steps_of(resume)
 

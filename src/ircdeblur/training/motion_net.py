@@ -267,7 +267,6 @@ def train_motion_net(
     lightning.seed_everything(config.seed, verbose=False)
     net = MotionNet(config.network) if weights is None else load_motion_net(weights)
     net.requires_grad_(True).train()
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     path = out / "motion-net.safetensors"
     save = save_motion_net
     before = None if weights is None else training_summary(weights)
