@@ -418,6 +418,16 @@ def test_joint_net_reaches_the_motion():
     assert all(bool(torch.isfinite(p.grad).all()) for p in joint.parameters() if p.grad is not None)
 
 
+def test_joint_net_learns_at_two_paces():
+    """Motion-Net at its own, the paper's IRC-Net at those that it has alone."""
+    irc_net = ShrinkageIRCNet(ShrinkageConfig(stages=2))
+    joint = JointNet(MotionNet(MotionNetConfig(stem=4, widths=(8, 8, 8), blocks=(1, 1, 1), pyramid=8)), irc_net, 0.1)
+    for name, _ in joint.named_parameters():
+        part, own = name.split(".", 1)
+        assert joint.pace(name) == (0.1 if part == "motion_net" else irc_net.pace(own))
+    assert JointNet(joint.motion_net, IRCNet(SMALL)).pace("irc_net.log_rho") == 1.0
+
+
 def test_joint_net_restores_as_photographs_are_restored():
     """Oracle: what the tables and `deblur` make of the same motion and its expected error."""
     torch.manual_seed(0)
@@ -513,6 +523,7 @@ def test_end_to_end_training(tmp_path):
         ("irc_net", "optimizer: sgd", "adamw, muon"),
         ("end_to_end", "optimizer: sgd", "adamw, muon"),
         ("end_to_end", "dataset_share: 0.2", "needs datasets"),
+        ("end_to_end", "loss: huge", "loss must be one of"),
         ("irc_net", "replay: 2\nview: 121", "the crop less 8 px"),
         ("irc_net", "replay: 2\njoined: 2", "1 without a view"),
         ("irc_net", "workers: -1", "workers at least 0"),

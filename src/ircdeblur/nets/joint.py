@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -27,11 +29,19 @@ class JointNet(nn.Module):
         Finds the motion.
     irc_net : IRCNet or ShrinkageIRCNet
         Undoes it.
+    motion_pace : float
+        Factor of Motion-Net's learning rate.
     """
 
-    def __init__(self, motion_net: MotionNet, irc_net: UnrolledNet):
+    def __init__(self, motion_net: MotionNet, irc_net: UnrolledNet, motion_pace: float = 1.0):
         super().__init__()
-        self.motion_net, self.irc_net = motion_net, irc_net
+        self.motion_net, self.irc_net, self.motion_pace = motion_net, irc_net, motion_pace
+
+    def pace(self, name: str) -> float:
+        """Return the factor of a parameter's learning rate; see `ircdeblur.training.loop.TrainingModule`."""
+        part, _, name = name.partition(".")
+        own: Callable[[str], float] = getattr(self.irc_net, "pace", lambda name: 1.0)
+        return self.motion_pace if part == "motion_net" else own(name)
 
     def motion(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the motion (B, H, W, 2) of images (B, 1 or 3, H, W), and its expected error (B, H, W), in pixels."""

@@ -22,7 +22,7 @@ from ircdeblur.nets.weights_file import network_of, training_summary
 from ircdeblur.operators import MotionBlur
 from ircdeblur.solvers.settings import estimate_noise
 from ircdeblur.training.config import check_schedule, read_config
-from ircdeblur.training.irc_net import distance
+from ircdeblur.training.irc_net import LOSSES, distance
 from ircdeblur.training.loop import run, steps_of
 from ircdeblur.training.motion_net import SEVERITIES, motion_loss, training_pairs
 
@@ -33,7 +33,7 @@ class EndToEndConfig:
 
     Attributes
     ----------
-    seed, train_time, folders, validation, optimizer, learning_rate, weight_decay, average, validate_every
+    seed, train_time, folders, validation, optimizer, learning_rate, weight_decay, average, validate_every, loss
         As for `ircdeblur.training.irc_net.IRCTrainingConfig`.
     validation_pictures : int
         Number of them.
@@ -41,6 +41,8 @@ class EndToEndConfig:
         Weight in the loss of each stage's estimate but the last one's.
     motion : float
         Weight in the loss of Motion-Net's own loss, which keeps its answers motions.
+    motion_pace : float
+        Factor of Motion-Net's learning rate: with few crops in a step its answers soon become worse.
     train_irc_net : bool
         Whether IRC-Net is trained too, or Motion-Net alone.
     datasets : tuple of str
@@ -61,8 +63,10 @@ class EndToEndConfig:
     average: float = 0.99
     validate_every: int = 50
     validation_pictures: int = 6
+    loss: str = "absolute"
     earlier: float = 0.05
     motion: float = 0.05
+    motion_pace: float = 1.0
     train_irc_net: bool = True
     datasets: tuple[str, ...] = ()
     dataset_share: float = 0.0
@@ -80,6 +84,8 @@ def load_config(path: str | Path) -> EndToEndConfig:
     check_schedule(config, path)
     if not 0 <= config.dataset_share <= 1 or (config.dataset_share > 0 and not config.datasets):
         raise ValueError(f"{path}: dataset_share must be in [0, 1] and needs datasets, got {config.dataset_share}")
+    if config.loss not in LOSSES:
+        raise ValueError(f"{path}: loss must be one of {', '.join(LOSSES)}, got {config.loss!r}")
     return config
 
 
@@ -88,12 +94,14 @@ def noise_of_each(images: torch.Tensor) -> torch.Tensor:
     return torch.tensor([estimate_noise(image[None]) for image in images], device=images.device)
 
 
-def joint_loss(earlier: float, motion: float) -> Callable[[JointNet, Pairs], torch.Tensor]:
+def joint_loss(
+    earlier: float, motion: float, difference: str = "absolute"
+) -> Callable[[JointNet, Pairs], torch.Tensor]:
     """Return the loss of the joined networks on a batch."""
 
     def loss(net: JointNet, batch: Pairs) -> torch.Tensor:
         frames = net.estimates(batch.blurred, noise_of_each(batch.blurred))
-        return distance(frames, batch.sharp, earlier) + motion * motion_loss(net.motion_net, batch)
+        return distance(frames, batch.sharp, earlier, difference) + motion * motion_loss(net.motion_net, batch)
 
     return loss
 
@@ -169,7 +177,7 @@ def train_end_to_end(
     lightning.seed_everything(config.seed, verbose=False)
     start = {network_of(path) == "motion-net": path for path in weights}
     motion_net, (irc_net, before) = load_motion_net(start.get(True)), load_irc_net(start.get(False, "irc-net"))
-    net = JointNet(motion_net, irc_net).train()
+    net = JointNet(motion_net, irc_net, config.motion_pace).train()
     irc_net.requires_grad_(config.train_irc_net)
     photos = PhotosInMemory(list_photos([data / folder for folder in config.folders]), scales=(1.0, 0.7))
     seed = config.seed + steps_of(resume)
@@ -186,7 +194,7 @@ def train_end_to_end(
     name = "irc-net" if isinstance(irc_net, IRCNet) else "irc-net-shrinkage"
     return run(
         net,
-        joint_loss(config.earlier, config.motion),
+        joint_loss(config.earlier, config.motion, config.loss),
         save_joint,
         config,
         source,
