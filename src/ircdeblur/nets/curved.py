@@ -23,7 +23,7 @@ from ircdeblur.nets.evidence import FLOORS as ALL_FLOORS
 from ircdeblur.nets.evidence import SMALLEST, Luma, SpectralEvidence, one_thread
 from ircdeblur.nets.light import DECISIVE, FLOORS, LinearLuma, evidence_for_linear_light
 from ircdeblur.nets.refine import DISCS, NATURAL_EXPONENTS
-from ircdeblur.solvers.blind_kernel import KernelSearch, Search, mean_kernel
+from ircdeblur.solvers.blind_kernel import KernelSearch, Search, mean_kernel, polished
 from ircdeblur.solvers.settings import estimate_noise
 
 SIDES = (25, 45, 81)
@@ -130,10 +130,12 @@ def estimate_kernel(luma: torch.Tensor, motion: torch.Tensor | None = None) -> K
     with one_thread():
         values, linear = (light.evidence for light in lights)
         linear_light = evidence_for_linear_light(values, linear, best.psf) > DECISIVE
-        floor = floor_of_kernel(linear if linear_light else values, best.psf, values.brightest < BRIGHT)
+        light = lights[linear_light]
+        psf = polished(light.luma, best.psf)
+        floor = floor_of_kernel(light.evidence, psf, values.brightest < BRIGHT)
     if floor > TOO_UNEVEN:
         return None
-    return KernelEstimate(best.psf, linear_light, best.gain - rival, math.sqrt(max(0.0, floor - EVEN)))
+    return KernelEstimate(psf, linear_light, best.gain - rival, math.sqrt(max(0.0, floor - EVEN)))
 
 
 class _Light(NamedTuple):

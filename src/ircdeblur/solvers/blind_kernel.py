@@ -20,6 +20,7 @@ import numpy as np
 import scipy.fft
 import torch
 from scipy import ndimage
+from scipy.optimize import minimize
 from torch.nn import functional as F
 
 SHRINK = 0.5**0.5
@@ -36,6 +37,9 @@ STEEPER, STEEPEST = 2.8, 10.0
 it takes more than twice as long; on eight shaken validation photographs the kernels were worth 0.1 dB more, with 4 up
 to 1e5 0.3 dB less."""
 
+RIDGE, LAST_EDGE = 20.0, 3e-4
+"""Usual weight of a kernel's squares in its least squares, and cost of an edge in the last round; see `Search`."""
+
 ROUGH = 0.5
 """Weight of the squares of a kernel's differences, in units of that of its squares. Without it, kernels of noisy
 pictures become chequered. On twelve shaken validation photographs this weight, ten rounds in place of five, and more
@@ -44,6 +48,12 @@ than one way to look (`ircdeblur.nets.curved`) brought the gain from 2.5 to 5.6 
 WEAK, SPECKLE = 0.05, 0.05
 """What is below this share of a kernel's largest value is set to 0, and so are islands with less than a share of its
 sum."""
+
+AROUND, FAINT, SUPPORTED, CRUMB = 3, 0.01, 0.1, 0.02
+"""At the end (see `polished`): pixels around a kernel in which it may grow; shares of its largest value below which a
+pixel is set to 0, and below which everywhere an island is; share of its sum below which an island is, too. On 40 shaken
+validation photographs the gain rose from 5.81 to 5.89 dB, most on those with little noise; with a FAINT of 0.003, or two
+pixels around, it was the same."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +77,8 @@ class Search:
     """
 
     side: int
-    edges: tuple[float, float] = (1e-2, 3e-4)
-    ridge: float = 20.0
+    edges: tuple[float, float] = (1e-2, LAST_EDGE)
+    ridge: float = RIDGE
 
     def __post_init__(self) -> None:
         if self.side < 3 or self.side % 2 == 0:
@@ -152,6 +162,56 @@ def search_kernel(luma: torch.Tensor, search: Search) -> torch.Tensor:
     return found.psf()
 
 
+def polished(luma: torch.Tensor, psf: np.ndarray) -> np.ndarray:
+    """Return a kernel that was found once more: non-negative least squares in its neighbourhood.
+
+    A search divides in the Fourier domain, then sets to 0 what is negative or weak, and with it the faint ends of a
+    path. Where next to nothing but the path is left to be found, they need not be lost.
+
+    Parameters
+    ----------
+    luma : (H, W) float tensor
+        The photograph, in the light that it was blurred in.
+    psf : (side, side) array
+        The kernel.
+
+    Returns
+    -------
+    psf : (side, side) array
+        Not negative, of sum 1, centred on its mean.
+    """
+    side = len(psf)
+    seen = continued(luma, [scipy.fft.next_fast_len(n + side, real=True) for n in luma.shape])
+    sharp = strong_edges(seen, torch.from_numpy(psf).to(luma), LAST_EDGE)
+    products, powers = (
+        torch.fft.irfft2(t, s=seen.shape).cpu().double().numpy() for t in _normal_equations(seen, sharp, RIDGE)
+    )
+    # Few unknowns, so the equations are those of a small image. Its correlations at negative shifts come last.
+    half, size = side // 2, scipy.fft.next_fast_len(2 * side, real=True)
+    wanted = np.roll(products, (half, half), (0, 1))[:side, :side]
+    shifts = np.arange(size) - size * (np.arange(size) >= side)
+    reached = np.abs(shifts) < side
+    response = scipy.fft.rfft2(powers[np.ix_(shifts, shifts)] * np.outer(reached, reached))
+    free = ndimage.binary_dilation(psf > 0, np.ones((3, 3)), iterations=AROUND)
+    scale, whole = powers[0, 0], np.zeros((side, side))
+
+    def cost(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        whole[free] = weights
+        pulled = scipy.fft.irfft2(response * scipy.fft.rfft2(whole, [size] * 2), [size] * 2)[:side, :side]
+        return float((0.5 * pulled - wanted)[free] @ weights) / scale, (pulled - wanted)[free] / scale
+
+    start = np.full(int(free.sum()), 1 / free.sum())
+    bounds = [(0, None)] * len(start)
+    whole[free] = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 150}).x
+    whole[whole < FAINT * whole.max()] = 0
+    island, count = ndimage.label(whole, structure=np.ones((3, 3)))
+    each = np.arange(count + 1)
+    lost = ndimage.sum_labels(whole, island, each) < CRUMB * whole.sum()
+    lost |= ndimage.maximum(whole, island, each) < SUPPORTED * whole.max()
+    whole[lost[island]] = 0
+    return _centred(whole) if whole.any() else psf
+
+
 def mean_kernel(kernels: list[np.ndarray]) -> np.ndarray:
     """Return the mean of kernels, each moved by whole pixels to where it is most like the first.
 
@@ -220,13 +280,19 @@ def continued(image: torch.Tensor, size: list[int]) -> torch.Tensor:
 
 def _kernel(blurred: torch.Tensor, sharp: torch.Tensor, side: int, ridge: float) -> torch.Tensor:
     """Return the kernel that makes the gradients of one image of those of another, by least squares."""
-    products, powers = 0, ridge * (1 + ROUGH * _roughness(blurred))
+    products, powers = _normal_equations(blurred, sharp, ridge)
+    whole = torch.fft.irfft2(products / powers, s=blurred.shape)
+    return _cleaned(torch.roll(whole, (side // 2, side // 2), (0, 1))[:side, :side])
+
+
+def _normal_equations(blurred: torch.Tensor, sharp: torch.Tensor, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the spectra of these least squares: products with the gradients of the sharp image, and its power."""
+    products, powers = torch.zeros(()), ridge * (1 + ROUGH * _roughness(blurred))
     for a, b in zip(_differences(sharp), _differences(blurred), strict=True):
         spectrum = torch.fft.rfft2(a)
         products = products + spectrum.conj() * torch.fft.rfft2(b)
         powers = powers + spectrum.real**2 + spectrum.imag**2
-    whole = torch.fft.irfft2(products / powers, s=blurred.shape)
-    return _cleaned(torch.roll(whole, (side // 2, side // 2), (0, 1))[:side, :side])
+    return products, powers
 
 
 def _cleaned(psf: torch.Tensor) -> torch.Tensor:
