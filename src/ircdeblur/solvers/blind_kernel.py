@@ -52,8 +52,8 @@ sum."""
 AROUND, FAINT, SUPPORTED, CRUMB = 3, 0.01, 0.1, 0.02
 """At the end (see `polished`): pixels around a kernel in which it may grow; shares of its largest value below which a
 pixel is set to 0, and below which everywhere an island is; share of its sum below which an island is, too. On 40 shaken
-validation photographs the gain rose from 5.81 to 5.89 dB, most on those with little noise; with a FAINT of 0.003, or two
-pixels around, it was the same."""
+validation photographs the gain rose from 5.81 to 5.89 dB, most where there was little noise; with a FAINT of 0.003, or
+two pixels around, it was the same."""
 
 
 @dataclass(frozen=True)
