@@ -18,7 +18,13 @@ from ircdeblur.nets.blind import MotionEstimate, _in_the_right_light
 from ircdeblur.nets.checkpoints import save_irc_net, save_motion_net
 from ircdeblur.nets.evidence import Luma, SpectralEvidence
 from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig
-from ircdeblur.nets.light import DECISIVE, LinearLuma, evidence_for_linear_light, is_linear_light
+from ircdeblur.nets.light import (
+    DECISIVE,
+    LinearLuma,
+    evidence_for_linear_light,
+    is_linear_light,
+    reblurring_evidence,
+)
 from ircdeblur.nets.methods import METHODS
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
 from ircdeblur.nets.noise import noise_of
@@ -200,6 +206,33 @@ def test_the_light_is_found():
     for function, options in ((ircdeblur.deblur, {}), (ircdeblur.deconvolve, {"psf": PSF})):
         with pytest.raises(ValueError, match="linear_light must be"):
             function(blurred[0], linear_light="yes", **options)
+
+
+def test_noise_of_a_window_in_linear_light():
+    """Of a ramp from dark to bright, in which there is nothing but noise beyond the lowest frequencies."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0.05, 0.95, 129) + np.zeros((900, 1))
+    luma = Luma(torch.from_numpy(ramp + rng.normal(0, 0.01, ramp.shape))[None, None])
+    ratios = []
+    for seen in (luma, LinearLuma(luma)):
+        evidence = SpectralEvidence(seen, 0.01, lattice=(1, 0, 1))
+        fine = (evidence._at.log_radius > np.log(0.1)) & (evidence._at.gain > 0)
+        ratios.append(float((evidence._power * fine).sum() / (evidence._noise * fine).sum()))
+    # Some thousands of powers, each as uncertain as it is large.
+    assert ratios == pytest.approx([1, 1], abs=0.05)
+    slope = np.diff(srgb_to_linear(torch.from_numpy(ramp[0])).numpy())
+    assert (slope**2).mean() / np.exp(2 * np.log(slope).mean()) > 1.3  # what it would be without regard to the place
+
+
+def test_the_light_by_blurring_again():
+    """In the right light the restoration explains the photograph, up to its noise; in the wrong one it does not."""
+    _motion, blurred = light_cases()
+    kernel = linear_motion_kernel(float(np.hypot(11, 5)), float(np.degrees(np.arctan2(5, 11))))
+    by_values, by_linear = (
+        reblurring_evidence(torch.from_numpy(image.mean(-1))[None, None].float(), kernel, 0.003) for image in blurred
+    )
+    assert by_values < -0.5
+    assert by_linear > -0.1
 
 
 @pytest.mark.parametrize("linear", [False, True])

@@ -21,7 +21,7 @@ import torch
 from ircdeblur.motion import from_double_angle
 from ircdeblur.nets.evidence import FLOORS as ALL_FLOORS
 from ircdeblur.nets.evidence import SMALLEST, Luma, SpectralEvidence, one_thread
-from ircdeblur.nets.light import DECISIVE, FLOORS, LinearLuma, evidence_for_linear_light
+from ircdeblur.nets.light import FLOORS, LinearLuma, evidence_for_linear_light, reblurring_evidence
 from ircdeblur.nets.refine import DISCS, NATURAL_EXPONENTS
 from ircdeblur.solvers.blind_kernel import KernelSearch, Search, mean_kernel, polished
 from ircdeblur.solvers.settings import estimate_noise
@@ -47,6 +47,13 @@ LIKELIER = 15.0
 the windows of the logarithm. Of 55 sharp pictures (validation photographs, and some that scikit-image ships) one had
 most, 6; of 30 that straight shakes blurred none had more than 0; of 30 out of focus three had more than 11 (12, 23 and
 45), whose kernels were right and gained 2 to 5 dB. Of 36 curved shakes six had less than 15."""
+
+REBLURRED, LINEAR = 20.0, 2.0
+"""Weight of `reblurring_evidence` beside `evidence_for_linear_light`, and what both must exceed for linear light. By a
+kernel that is not quite right the spectra alone tell less than by a motion: of 59 training photographs shaken along
+curves in either light, with noise of 0.3 to 1.5 %, they found 39 of those shaken in linear light and took three others
+for such (above 6); both together found 43 and took one. Of 15 validation photographs they found 8, both together 10,
+and took none. A photograph that is taken for such loses 4.9 dB, one that is missed 1.7."""
 
 FEW_WINDOWS, LEAST_WINDOWS = 45, 16
 """Fewer windows than the first number tell less: the bar grows as the scatter of a mean does. With fewer than the
@@ -127,9 +134,10 @@ def estimate_kernel(luma: torch.Tensor, motion: torch.Tensor | None = None) -> K
     bar = LIKELIER * max(1.0, math.sqrt(FEW_WINDOWS / len(lights[0].evidence.x)))
     if best is None or best.gain < rival + bar:
         return None
+    values, linear = (light.evidence for light in lights)
+    reblurred = reblurring_evidence(luma, best.psf, noise)
     with one_thread():
-        values, linear = (light.evidence for light in lights)
-        linear_light = evidence_for_linear_light(values, linear, best.psf) > DECISIVE
+        linear_light = evidence_for_linear_light(values, linear, best.psf) + REBLURRED * reblurred > LINEAR
         light = lights[linear_light]
         psf = polished(light.luma, best.psf)
         floor = floor_of_kernel(light.evidence, psf, values.brightest < BRIGHT)

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -100,6 +100,15 @@ class Windows(Protocol):
 
     def __call__(self, rows: slice, columns: slice) -> torch.Tensor:
         """Return a window, (1, 1, h, w) float32."""
+        ...
+
+
+@runtime_checkable
+class UnevenNoise(Protocol):
+    """`Windows` in some places of which there is more noise than in others."""
+
+    def noise_gain(self, rows: slice, columns: slice) -> torch.Tensor:
+        """Return how many times the photograph's noise each pixel of a window has, (1, 1, h, w)."""
         ...
 
 
@@ -261,6 +270,12 @@ class SpectralEvidence:
         corner = cut[:, :-1, :-1]
         dx, dy = cut[:, :-1, 1:] - corner, cut[:, 1:, :-1] - corner
         self._side, self._sigma = side, max(noise, LEAST_NOISE)
+        # Of its power, in each window.
+        self._noisier = cut.new_ones(len(cut))
+        if isinstance(read, UnevenNoise):
+            places = [(slice(r, r + side + 1), slice(c, c + side + 1)) for r in rows for c in columns]
+            gain = torch.stack([read.noise_gain(*place)[0, 0, :-1, :-1] for place in places])
+            self._noisier = (gain * taper).square().sum((-2, -1))
         self._spectra = (power(dx) + power(dy)).flatten(1).T
         self._arrange(lattice or (ALL if len(self.x) < MANY else FINE))
 
@@ -332,7 +347,7 @@ class SpectralEvidence:
     def _set_noise(self) -> None:
         """Set what follows from the standard deviation of the noise."""
         self._copies: dict[int, SpectralEvidence] = {}
-        noise = self._sigma**2 * self._at.gain
+        noise = self._sigma**2 * self._at.gain * self._noisier
         # Places that hold no frequency add the logarithm of 1.
         self._noise = torch.where(self._at.gain > 0, noise, 1.0).expand_as(self._power).contiguous()
         # Where to look for the amplitudes first: what is above the noise, or else a little.
