@@ -19,7 +19,7 @@ from ircdeblur.experiments.direct_cnn import DirectConfig, DirectNet
 from ircdeblur.experiments.motion_baselines.fcn import FcnNet
 from ircdeblur.experiments.report import Column, Report
 from ircdeblur.metrics import psnr, ssim
-from ircdeblur.nets.checkpoints import load_motion_net, save_motion_net
+from ircdeblur.nets.checkpoints import load_kernel_net, load_motion_net, save_motion_net
 from ircdeblur.nets.motion_net import MotionNetConfig
 from ircdeblur.nets.weights_file import parameter_count
 
@@ -238,7 +238,8 @@ def test_a_row_is_what_deblur_does(data, method, consolidation):
     np.testing.assert_allclose(outcome.found.motion, field, atol=1e-5)
     np.testing.assert_allclose(outcome.x, expected, atol=1e-5)
     assert np.abs(outcome.x - image).max() > 0.05
-    assert rows.parameters == {"row": parameter_count(load_motion_net())}
+    corrector = parameter_count(load_kernel_net()) if consolidation == "picture" else 0
+    assert rows.parameters == {"row": parameter_count(load_motion_net()) + corrector}
 
 
 def test_rows_share_their_motions(quick_motion, monkeypatch):

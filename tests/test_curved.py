@@ -20,8 +20,10 @@ from ircdeblur.data.known_blur import round_kernel, shake_kernel
 from ircdeblur.experiments.blind import Found, undo
 from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.metrics import psnr
+from ircdeblur.nets.checkpoints import load_kernel_net
 from ircdeblur.nets.curved import (
     BRIGHT,
+    CORRECTIONS,
     EVEN,
     KEPT,
     LIKELIER,
@@ -32,6 +34,7 @@ from ircdeblur.nets.curved import (
     floor_of_kernel,
 )
 from ircdeblur.nets.evidence import SpectralEvidence
+from ircdeblur.nets.kernel_net import POLISHED, KernelNet, KernelNetConfig
 from ircdeblur.nets.noise import noise_of
 from ircdeblur.psf import read_psf
 from ircdeblur.solvers import blind_kernel
@@ -336,6 +339,39 @@ def test_a_kernel_must_be_clearly_likelier(shaken, monkeypatch):
     assert found.unevenness == 0
     monkeypatch.setattr("ircdeblur.nets.curved.LIKELIER", found.evidence + 1)
     assert estimate_kernel(luma(shaken[1])[None, None]) is None
+
+
+def test_the_kernel_is_corrected_twice(shaken, monkeypatch):
+    """A network that answers with what it is shown changes nothing; of one that moves weights the mean is taken."""
+    image = luma(shaken[1])[None, None]
+    found = estimate_kernel(image).psf
+    same = KernelNet(KernelNetConfig(widths=(4, 6), blocks=1))
+    torch.nn.init.zeros_(same.last.weight)
+    # Rounding of float32.
+    np.testing.assert_allclose(estimate_kernel(image, net=same).psf, found, atol=1e-6)
+    shown = []
+
+    def blurrier(net, maps):
+        shown.append(maps[POLISHED].double().numpy())
+        return scipy.ndimage.gaussian_filter(shown[-1] / shown[-1].sum(), 0.5)
+
+    monkeypatch.setattr("ircdeblur.nets.curved.corrected", blurrier)
+    once = scipy.ndimage.gaussian_filter(found, 0.5)
+    expected = (found + once + scipy.ndimage.gaussian_filter(once, 0.5)) / 3
+    assert alike(estimate_kernel(image, net=same).psf, expected) > 0.9999
+    assert len(shown) == CORRECTIONS == 2
+
+
+def test_the_packages_kernel_net_comes_nearer(curve, shaken):
+    image = luma(shaken[1])[None, None]
+    before, after = (estimate_kernel(image, net=net).psf for net in (None, load_kernel_net()))
+
+    def share(kernel):
+        """Of the true kernel's energy that remains, at the best shift, once both have the same sum."""
+        product = scipy.signal.fftconvolve(kernel, curve[::-1, ::-1]).max()
+        return 1 - ((kernel**2).sum() + (curve**2).sum() - 2 * product) / (curve**2).sum()
+
+    assert share(after) > share(before) + 0.02
 
 
 def test_light_of_a_curved_shake(curve):

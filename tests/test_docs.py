@@ -156,7 +156,7 @@ def check_ircdeblur(words: list[str]) -> None:
     """Run one of our commands, or parse it."""
     parse(words)
     name = " ".join(words[:2]) if words[0] in ("dataset", "export") else words[0]
-    own_weights = any(option in words for option in ("--motion-net", "--irc-net"))
+    own_weights = any(option in words for option in ("--motion-net", "--irc-net", "--kernel-net"))
     if name not in RUN or own_weights:
         return
     words = words + SMALLER.get(name, [])
@@ -193,9 +193,9 @@ def parse(words: list[str]) -> None:
 
 
 def check_configuration(words: list[str]) -> None:
-    from ircdeblur.training import end_to_end, irc_net, motion_net
+    from ircdeblur.training import end_to_end, irc_net, kernel_net, motion_net
 
-    loaders = {"motion-net": motion_net, "irc-net": irc_net, "end-to-end": end_to_end}
+    loaders = {"motion-net": motion_net, "irc-net": irc_net, "kernel-net": kernel_net, "end-to-end": end_to_end}
     path = Path(words[words.index("--config") + 1])
     if words[0] == "train" and path.name != "FILE":
         loaders[words[1]].load_config(path)

@@ -32,8 +32,9 @@ from ircdeblur.nets.blind import (
     estimate,
     estimate_in_parts,
 )
-from ircdeblur.nets.checkpoints import MOTION_NETS, load_motion_net, motion_net_path
+from ircdeblur.nets.checkpoints import MOTION_NETS, load_kernel_net, load_motion_net, motion_net_path
 from ircdeblur.nets.curved import KernelEstimate, estimate_kernel
+from ircdeblur.nets.kernel_net import KernelNet
 from ircdeblur.nets.light import is_linear_light
 from ircdeblur.nets.methods import DEFAULT_METHOD, check_method
 from ircdeblur.nets.methods import deconvolve as run_method
@@ -102,6 +103,12 @@ def _motion_net(device: torch.device, name: str, runtime: Runtime = "torch") -> 
     if runtime != "torch":
         return motion_net_of(runtime, name, device)
     return load_motion_net(motion_net_path(name)).to(device)
+
+
+@functools.lru_cache(maxsize=2)
+def _kernel_net(path: str | Path | None = None) -> KernelNet:
+    """Return a Kernel-Net, on the CPU: a kernel is small, and so is the network."""
+    return load_kernel_net(path)
 
 
 class _Field(Protocol):
@@ -542,6 +549,7 @@ def estimate_psf(
     image: Image,
     *,
     motion_net: str | Path = "small",
+    kernel_net: str | Path | None = None,
     device: str | torch.device = "auto",
     runtime: Runtime = "torch",
     channel_axis: int = -1,
@@ -557,6 +565,8 @@ def estimate_psf(
         Photograph: float in [0, 1], uint8 or uint16.
     motion_net, device, runtime, channel_axis
         As for `estimate_motion`.
+    kernel_net : path, optional
+        Weights that ``ircdeblur train kernel-net`` has written, in place of the package's.
 
     Returns
     -------
@@ -570,11 +580,12 @@ def estimate_psf(
     """
     _check_estimation(motion_net, "picture")
     check_runtime(runtime, motion_net=motion_net)
+    net = _kernel_net(kernel_net)
     images = Images(image, resolve_device(device), channel_axis)
     kernels = []
     for index in range(len(images)):
         found = _estimate(images, index, str(motion_net), "picture", False, None, runtime)
-        kernel = kernel_of(images, index, found)
+        kernel = kernel_of(images, index, found, net)
         kernels.append(None if kernel is None else kernel.psf)
     return kernels if images.is_batch else kernels[0]
 
@@ -586,6 +597,7 @@ def _deblur(
     motion_net: str,
     consolidation: str,
     path: Paths,
+    kernel_net: KernelNet,
     put: Callable[[slice, torch.Tensor], None],
     progress: Progress | None,
 ) -> tuple[MotionEstimate | MotionGrid, KernelEstimate | None]:
@@ -607,7 +619,7 @@ def _deblur(
     found = _estimate(images, index, motion_net, consolidation, False, estimated, how.runtime)
     kernel = None
     if path == "any" and consolidation == "picture" and how.strength and not is_sure(found, images.shape):
-        kernel = kernel_of(images, index, found)
+        kernel = kernel_of(images, index, found, kernel_net)
     if kernel is None:
         _restore(images, index, found, _Layout.for_field(images, how, found.longest), how, put, restored)
     else:
@@ -623,12 +635,27 @@ def is_sure(found: MotionEstimate | MotionGrid, shape: tuple[int, int]) -> bool:
     return belief_in(found, shape).share >= MOSTLY and float(error.median()) <= max(SURE, SURE_OF_LONG * found.longest)
 
 
-def kernel_of(images: Images, index: int, found: MotionEstimate | MotionGrid) -> KernelEstimate | None:
-    """Return the kernel of one image, if it explains its middle better than its motion does."""
+def kernel_of(
+    images: Images, index: int, found: MotionEstimate | MotionGrid, net: KernelNet | None = None
+) -> KernelEstimate | None:
+    """Return the kernel of one image, if it explains its middle better than its motion does.
+
+    Parameters
+    ----------
+    images : Images
+        A batch.
+    index : int
+        Which of them.
+    found : MotionEstimate or MotionGrid
+        Its motion.
+    net : KernelNet, optional
+        What corrects the kernel, in place of the package's.
+    """
     rows, columns = middle(images.shape)
     pixels = images.window(index, rows, columns).clamp(0, 1)
     planes = to_double_angle(found.window(rows, columns)[0]).permute(2, 0, 1).to(pixels)
-    return estimate_kernel(luminance(pixels if pixels.shape[1] in (1, 3) else pixels.mean(1, keepdim=True)), planes)
+    luma = luminance(pixels if pixels.shape[1] in (1, 3) else pixels.mean(1, keepdim=True))
+    return estimate_kernel(luma, planes, net or _kernel_net())
 
 
 @torch.no_grad()
@@ -645,6 +672,7 @@ def deblur(
     motion_net: str | Path = "small",
     consolidation: str = "picture",
     path: Paths = "any",
+    kernel_net: str | Path | None = None,
     return_psf: bool = False,
     tile: Tile = "auto",
     device: str | torch.device = "auto",
@@ -678,6 +706,8 @@ def deblur(
     path : {"any", "straight"}
         Whether to look for curved paths where straight motions do not explain the picture, with the consolidation
         "picture". It takes some seconds.
+    kernel_net : path, optional
+        As for `estimate_psf`.
     return_psf : bool
         Return the kernel of a curved path too, last.
     linear_light : bool or "auto"
@@ -709,6 +739,7 @@ def deblur(
         raise ValueError(f"strength must be in [0, 1], got {strength}")
     if isinstance(motion_step, bool) or not isinstance(motion_step, int) or motion_step < 1:
         raise ValueError(f"motion_step must be a whole number of at least 1, got {motion_step!r}")
+    corrector = _kernel_net(kernel_net)
     settings = DEFAULTS.get(method)
     if settings is not None:
         settings = dataclasses.replace(settings, prior=settings.prior * BLIND_PRIOR)
@@ -718,7 +749,7 @@ def deblur(
     for index in range(len(images)):
         put = functools.partial(result.put, index)
         steps = _of_batch(progress, index, images)
-        found, kernel = _deblur(images, index, how, str(motion_net), consolidation, path, put, steps)
+        found, kernel = _deblur(images, index, how, str(motion_net), consolidation, path, corrector, put, steps)
         kernels.append(None if kernel is None else kernel.psf)
         if return_motion or return_error:
             field, error = _motion_array(found, images, motion_step)

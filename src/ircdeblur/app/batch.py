@@ -245,13 +245,14 @@ def settings_of(job: Deblurring, suffix: str, motion_out: Path | None) -> dict[s
 
     The device is left out: it changes roundings only; and whether the motion of every pixel is computed.
     """
-    from ircdeblur.nets.checkpoints import IRC_NETS, irc_net_path, motion_net_path
+    from ircdeblur.nets.checkpoints import IRC_NETS, irc_net_path, kernel_net_path, motion_net_path
 
     values = asdict(job)
     del values["device"], values["whole_motion"]
     values["noise"] = "auto" if job.noise is None else job.noise
     values["motion_net"] = _sha256(motion_net_path(job.motion_net))
     values["irc_net"] = _sha256(irc_net_path(job.irc_net or job.method)) if job.method in IRC_NETS else None
+    values["kernel_net"] = _sha256(kernel_net_path(job.kernel_net)) if job.path == "any" else None
     values["suffix"] = suffix
     values["motion_out"] = None if motion_out is None else os.path.realpath(motion_out)
     return values
@@ -261,9 +262,9 @@ def file_job(job: Deblurring, out: Path, motion_out: Path | None, suffix: str) -
     """Return what is to be done with each photograph, and the settings as JSON knows them."""
     settings = settings_of(job, suffix, motion_out)
     # A worker may run in another folder.
-    weights = None if job.irc_net is None else Path(os.path.abspath(job.irc_net))
+    weights, corrector = (None if p is None else Path(os.path.abspath(p)) for p in (job.irc_net, job.kernel_net))
     net = os.path.abspath(job.motion_net) if os.path.isfile(job.motion_net) else job.motion_net
-    job = replace(job, irc_net=weights, motion_net=net)
+    job = replace(job, irc_net=weights, motion_net=net, kernel_net=corrector)
     motions = None if motion_out is None else Path(os.path.abspath(motion_out))
     return FileJob(job, Path(os.path.abspath(out)), motions, fingerprint(settings), suffix), settings
 

@@ -93,6 +93,7 @@ class Network(str, Enum):
 
     motion_net = "motion-net"
     irc_net = "irc-net"
+    kernel_net = "kernel-net"
     end_to_end = "end-to-end"
 
 
@@ -163,6 +164,12 @@ PATHS = Annotated[
     Paths,
     typer.Option(
         "--path", help="Look for curved paths, too, where straight ones do not explain a photograph; or do not."
+    ),
+]
+KERNEL_NET = Annotated[
+    Path | None,
+    typer.Option(
+        "--kernel-net", metavar="FILE", help="Weights of what corrects kernels, in place of those that came with it."
     ),
 ]
 METHOD = Annotated[Method, typer.Option("--method", help="Network or solver.")]
@@ -326,6 +333,7 @@ def deblur(
     motion_net: MOTION_NET = "small",
     consolidation: CONSOLIDATION = Consolidation.picture,
     path: PATHS = Paths.any,
+    kernel_net: KERNEL_NET = None,
     tile: TILE = "auto",
     runtime: RUNTIME = "torch",
     device: DEVICE = "auto",
@@ -349,11 +357,13 @@ def deblur(
     def prepare() -> Job:
         _device(device)
         _require_motion_net(motion_net)
+        _require_kernel_net(kernel_net)
         _require_method(method, irc_net)
         return dataclasses.replace(
             job,
             runtime=_runtime(runtime, method, motion_net, irc_net),
             path=path.value,
+            kernel_net=kernel_net,
             whole_motion=motion_out is not None or report_out is not None,
         )
 
@@ -371,7 +381,7 @@ def deblur(
     }
     # Only a motion that the picture has decided on tells the light.
     shown = False if light == "auto" and consolidation is not Consolidation.picture else light
-    page = _page(report_out, "deblur", settings, method, irc_net, motion_net, sigma, shown)
+    page = _page(report_out, "deblur", settings, method, irc_net, motion_net, sigma, shown, kernel_net)
     return _process(prepare, report, inputs, out, suffix, motion_out, overwrite, dry_run, page)
 
 
@@ -407,6 +417,7 @@ def batch(
     motion_net: MOTION_NET = "small",
     consolidation: CONSOLIDATION = Consolidation.picture,
     path: PATHS = Paths.any,
+    kernel_net: KERNEL_NET = None,
     tile: TILE = "auto",
     device: DEVICE = "auto",
     linear_light: LIGHT = None,
@@ -456,11 +467,13 @@ def batch(
     else:
         _device(device)
     _require_motion_net(motion_net)
+    _require_kernel_net(kernel_net)
     _require_method(method, irc_net)
     job = dataclasses.replace(
         job,
         runtime=_runtime(runtime, method, motion_net, irc_net),
         path=path.value,
+        kernel_net=kernel_net,
         whole_motion=motion_out is not None,
     )
     file_job, settings = folders.file_job(job, out, motion_out, suffix)
@@ -578,6 +591,7 @@ def psf(
         Path, typer.Option("--output", "-o", metavar="K", help="Write it, for deconvolve --psf: .png, .tif or .npy.")
     ],
     motion_net: MOTION_NET = "small",
+    kernel_net: KERNEL_NET = None,
     runtime: RUNTIME = "torch",
     device: DEVICE = "auto",
     overwrite: OVERWRITE = False,
@@ -600,9 +614,12 @@ def psf(
 
     target = _device(device)
     _require_motion_net(motion_net)
+    _require_kernel_net(kernel_net)
     computed = _runtime(runtime, None, motion_net, None)
     with report.noting(source):
-        kernel = restore.estimate_psf(photo.pixels, motion_net=motion_net, device=target, runtime=computed)
+        kernel = restore.estimate_psf(
+            photo.pixels, motion_net=motion_net, kernel_net=kernel_net, device=target, runtime=computed
+        )
     if kernel is None:
         raise ImageFileError(
             "no kernel that explains all of it, and better than a motion field", source, "try ircdeblur motion"
@@ -810,7 +827,9 @@ def compare(
 
 @app.command()
 def train(
-    network: Annotated[Network, typer.Argument(metavar="NETWORK", help="motion-net, irc-net or end-to-end")],
+    network: Annotated[
+        Network, typer.Argument(metavar="NETWORK", help="motion-net, irc-net, kernel-net or end-to-end")
+    ],
     config: Annotated[Path, typer.Option("--config", metavar="YAML", help="Settings of the run.")],
     data: DATA = None,
     start: Annotated[
@@ -845,7 +864,8 @@ def train(
     """Train a network.
 
     On pairs that are made from folders of sharp photographs. irc-net is trained with known blurs, by the prior that the
-    configuration names; end-to-end fine-tunes motion-net and irc-net together, by default those of the package.
+    configuration names; kernel-net on kernels that are found in photographs; end-to-end fine-tunes motion-net and
+    irc-net together, by default those of the package.
     """
     from importlib.util import find_spec
 
@@ -932,6 +952,11 @@ def _trainer(network: Network, config: Path, weights: list[Path], settings: dict
         from ircdeblur.training.irc_net import train_irc_net
 
         return partial(train_irc_net, with_settings(load_irc_config(config)), weights=first)
+    if network is Network.kernel_net:
+        from ircdeblur.training.kernel_net import load_config as load_kernel_config
+        from ircdeblur.training.kernel_net import train_kernel_net
+
+        return partial(train_kernel_net, with_settings(load_kernel_config(config)), weights=first)
     from ircdeblur.training.end_to_end import load_config as load_joint_config
     from ircdeblur.training.end_to_end import train_end_to_end
 
@@ -1426,6 +1451,7 @@ def _page(
     motion_net: str | None,
     noise: float | None,
     linear_light: bool | Literal["auto"],
+    kernel_net: Path | None = None,
 ) -> Page | None:
     """Return how the page that ``--report`` names is made, None if it names none."""
     if path is None:
@@ -1434,7 +1460,7 @@ def _page(
     def make(count: int) -> ReportPage:
         from ircdeblur.app.report import ReportPage, weights_used
 
-        weights = weights_used(method.value, irc_net, motion_net)
+        weights = weights_used(method.value, irc_net, motion_net, kernel_net)
         return ReportPage(command, settings, weights, count, noise, linear_light)
 
     return Page(path, make)
@@ -1693,6 +1719,14 @@ def _require_motion_net(name: str) -> None:
     path = motion_net_path(name)
     advice = "install ircdeblur again" if path.name == MOTION_NET else "check --motion-net; small is always there"
     _require_weights(path, load_motion_net, advice, "motion-net")
+
+
+def _require_kernel_net(weights: Path | None) -> None:
+    """Likewise, to correct kernels without weights."""
+    from ircdeblur.nets.checkpoints import kernel_net_path, load_kernel_net
+
+    advice = "install ircdeblur again" if weights is None else "check --kernel-net"
+    _require_weights(kernel_net_path(weights), load_kernel_net, advice, "kernel-net")
 
 
 def _require_method(method: Method, weights: Path | None) -> None:

@@ -91,7 +91,7 @@ class Deblurring:
 
     Attributes
     ----------
-    method, irc_net, noise, strength, motion_net, consolidation, tile, device, linear_light, runtime, path
+    method, irc_net, noise, strength, motion_net, consolidation, tile, device, linear_light, runtime, path, kernel_net
         As for `ircdeblur.deblur`.
     whole_motion : bool
         Whether the motion is wanted for every pixel of a large photograph, or just to describe it.
@@ -108,6 +108,7 @@ class Deblurring:
     linear_light: bool | Literal["auto"] = "auto"
     runtime: str | Path = "torch"
     path: Literal["any", "straight"] = "any"
+    kernel_net: Path | None = None
     whole_motion: bool = True
 
     def __call__(self, photo: Photo, index: int, progress: Progress) -> Result:
@@ -121,6 +122,7 @@ class Deblurring:
             return_error=True,
             return_psf=True,
             path=self.path,
+            kernel_net=self.kernel_net,
             motion_step=1 if self.whole_motion else motion_step(photo),
             method=self.method,
             irc_net=self.irc_net,

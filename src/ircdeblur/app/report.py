@@ -227,7 +227,9 @@ class ReportPage:
         self._sections.append(f'<section id="p{len(self._titles)}"><h2>{title}</h2>{body}</section>\n')
 
 
-def weights_used(method: str, irc_net: Path | None = None, motion_net: str | None = None) -> list[Path]:
+def weights_used(
+    method: str, irc_net: Path | None = None, motion_net: str | None = None, kernel_net: Path | None = None
+) -> list[Path]:
     """Return the files of weights that a run reads.
 
     Parameters
@@ -238,10 +240,12 @@ def weights_used(method: str, irc_net: Path | None = None, motion_net: str | Non
         Its own weights, in place of the package's.
     motion_net : str, optional
         Network that finds the motion, or its weights; none if the blur is known.
+    kernel_net : Path, optional
+        What corrects kernels where the blur is not known, in place of the package's weights.
     """
-    from ircdeblur.nets.checkpoints import IRC_NETS, irc_net_path, motion_net_path, weights_folder
+    from ircdeblur.nets.checkpoints import IRC_NETS, irc_net_path, kernel_net_path, motion_net_path, weights_folder
 
-    files = [] if motion_net is None else [motion_net_path(motion_net)]
+    files = [] if motion_net is None else [motion_net_path(motion_net), kernel_net_path(kernel_net)]
     if method in IRC_NETS:
         files.append(irc_net_path(irc_net or method))
     elif method == "epll":

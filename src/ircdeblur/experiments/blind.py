@@ -19,7 +19,14 @@ from ircdeblur.metrics import psnr
 from ircdeblur.motion import to_polar
 from ircdeblur.nets.belief import doubt_of, misfit_of_kernel, mixing_weight
 from ircdeblur.nets.blind import MotionEstimate
-from ircdeblur.nets.checkpoints import IRC_NETS, MOTION_NETS, load_motion_net, motion_net_path, weights_folder
+from ircdeblur.nets.checkpoints import (
+    IRC_NETS,
+    MOTION_NETS,
+    load_kernel_net,
+    load_motion_net,
+    motion_net_path,
+    weights_folder,
+)
 from ircdeblur.nets.curved import KernelEstimate
 from ircdeblur.nets.light import is_linear_light
 from ircdeblur.nets.methods import irc_net
@@ -244,7 +251,8 @@ class BlindRows:
             linear_light = is_linear_light(torch.from_numpy(image).permute(2, 0, 1)[None], field.motion)
             return Found(motion, error, time.perf_counter() - began, linear_light)
 
-        return by_motion_net, parameter_count(load_motion_net(path))
+        nets = [load_motion_net(path)] + [load_kernel_net()] * (CONSOLIDATIONS[row.motion] == "picture")
+        return by_motion_net, sum(map(parameter_count, nets))
 
     def _irc_net(self, row: BlindRow) -> Path:
         """Return the file of a row's IRC-Net."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig
+from ircdeblur.nets.kernel_net import KernelNet, KernelNetConfig
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
 from ircdeblur.nets.shrinkage_net import ShrinkageConfig, ShrinkageIRCNet
 from ircdeblur.nets.unrolled import UnrolledNet
@@ -42,6 +43,28 @@ def load_motion_net(path: str | Path | None = None) -> MotionNet:
     """Read a Motion-Net, by default the package's; see `ircdeblur.nets.weights_file.load_weights`."""
     path = path if path is not None else motion_net_path()
     return load_weights(path, "motion-net", "Motion-Net", lambda config: MotionNet(MotionNetConfig(**config)))[0]
+
+
+KERNEL_NET = "kernel-net.safetensors"
+"""File of the Kernel-Net in the package."""
+
+
+def save_kernel_net(
+    net: KernelNet, path: str | Path, summary: dict[str, Any] | None = None, half: bool = False
+) -> None:
+    """Write a Kernel-Net; see `ircdeblur.nets.weights_file.save_weights`."""
+    save_weights(net, net.network, asdict(net.config), path, summary, half)
+
+
+def kernel_net_path(path: str | Path | None = None) -> Path:
+    """Return the file of a Kernel-Net: the package's, or the path that is given."""
+    return weights_folder() / KERNEL_NET if path is None else Path(path)
+
+
+def load_kernel_net(path: str | Path | None = None) -> KernelNet:
+    """Read a Kernel-Net, by default the package's; see `ircdeblur.nets.weights_file.load_weights`."""
+    path = kernel_net_path(path)
+    return load_weights(path, "kernel-net", "Kernel-Net", lambda config: KernelNet(KernelNetConfig(**config)))[0]
 
 
 IRC_NETS = {

@@ -21,6 +21,7 @@ import torch
 from ircdeblur.motion import from_double_angle
 from ircdeblur.nets.evidence import FLOORS as ALL_FLOORS
 from ircdeblur.nets.evidence import SMALLEST, Luma, SpectralEvidence, one_thread
+from ircdeblur.nets.kernel_net import KernelNet, corrected, maps_of
 from ircdeblur.nets.light import FLOORS, LinearLuma, evidence_for_linear_light, reblurring_evidence
 from ircdeblur.nets.refine import DISCS, NATURAL_EXPONENTS
 from ircdeblur.solvers.blind_kernel import KernelSearch, Search, mean_kernel, polished
@@ -47,6 +48,12 @@ LIKELIER = 15.0
 the windows of the logarithm. Of 55 sharp pictures (validation photographs, and some that scikit-image ships) one had
 most, 6; of 30 that straight shakes blurred none had more than 0; of 30 out of focus three had more than 11 (12, 23 and
 45), whose kernels were right and gained 2 to 5 dB. Of 36 curved shakes six had less than 15."""
+
+CORRECTIONS = 2
+"""How often Kernel-Net corrects a kernel, each time by what the photograph says of the one before. The mean is taken of
+all, the one that was found among them. On twenty shaken validation photographs in which a kernel was found the gain, at
+the best shift by fractions of a pixel, was 6.68 dB without it, 7.50 by the first correction, 7.52 by the second, and
+7.50 by the mean, which lost 0.7 dB at most where the others lost 1.1 and 1.9."""
 
 REBLURRED, LINEAR = 20.0, 2.0
 """Weight of `reblurring_evidence` beside `evidence_for_linear_light`, and what both must exceed for linear light. By a
@@ -97,7 +104,9 @@ class KernelEstimate:
 
 
 @torch.no_grad()
-def estimate_kernel(luma: torch.Tensor, motion: torch.Tensor | None = None) -> KernelEstimate | None:
+def estimate_kernel(
+    luma: torch.Tensor, motion: torch.Tensor | None = None, net: KernelNet | None = None
+) -> KernelEstimate | None:
     """Estimate the kernel of a photograph that was blurred by the same one all over.
 
     Parameters
@@ -107,6 +116,8 @@ def estimate_kernel(luma: torch.Tensor, motion: torch.Tensor | None = None) -> K
     motion : (2, h, w) tensor, optional
         Double-angle vectors, in pixels, of the motion field that was found in it, which covers it: the kernel must be
         the better explanation.
+    net : KernelNet, optional
+        What corrects the kernel at the end; if not given nothing does.
 
     Returns
     -------
@@ -125,11 +136,11 @@ def estimate_kernel(luma: torch.Tensor, motion: torch.Tensor | None = None) -> K
             if len(evidence.x) < LEAST_WINDOWS:
                 return None
             whole = seen(slice(None), slice(None))[0, 0]
-            still, without = _without_kernel(evidence, motion, shape)
-            lights.append(_Light(whole, evidence, still))
+            still, without = likelihood_without_kernel(evidence, motion, shape)
+            lights.append(Light(whole, evidence, still))
             rival = max(rival, without - still)
     sides = [side for side in SIDES if side <= min(shape) // 2]
-    best = _likeliest(lights, [Search(side, *way) for side in sides for way in WAYS])
+    best = likeliest_kernel(lights, [Search(side, *way) for side in sides for way in WAYS], KEPT)
     # Both lights have the same windows.
     bar = LIKELIER * max(1.0, math.sqrt(FEW_WINDOWS / len(lights[0].evidence.x)))
     if best is None or best.gain < rival + bar:
@@ -140,13 +151,18 @@ def estimate_kernel(luma: torch.Tensor, motion: torch.Tensor | None = None) -> K
         linear_light = evidence_for_linear_light(values, linear, best.psf) + REBLURRED * reblurred > LINEAR
         light = lights[linear_light]
         psf = polished(light.luma, best.psf)
+        if net is not None:
+            kernels = [psf]
+            for _ in range(CORRECTIONS):
+                kernels.append(corrected(net, maps_of(light.luma, light.evidence, best.psf, kernels[-1])))
+            psf = mean_kernel(kernels)
         floor = floor_of_kernel(light.evidence, psf, values.brightest < BRIGHT)
     if floor > TOO_UNEVEN:
         return None
     return KernelEstimate(psf, linear_light, best.gain - rival, math.sqrt(max(0.0, floor - EVEN)))
 
 
-class _Light(NamedTuple):
+class Light(NamedTuple):
     """A photograph in some light (H, W), its spectra, and how likely these are if nothing was blurred."""
 
     luma: torch.Tensor
@@ -154,7 +170,7 @@ class _Light(NamedTuple):
     still: float
 
 
-class _Found(NamedTuple):
+class FoundKernel(NamedTuple):
     """A kernel, and by how much likelier it is than no blur."""
 
     gain: float
@@ -164,48 +180,60 @@ class _Found(NamedTuple):
 class _Runner:
     """A search in one of the lights, and what it has found so far."""
 
-    found: _Found
+    found: FoundKernel
 
-    def __init__(self, light: _Light, search: Search) -> None:
+    def __init__(self, light: Light, search: Search) -> None:
         self.light = light
         self._search = KernelSearch(light.luma, search)
 
-    def go_to(self, level: int, lights: list[_Light]) -> None:
+    def go_to(self, level: int, lights: list[Light]) -> None:
         """Look at the copy of a level, after those that are smaller."""
         while self._search.level > level:
             self._search.go_on()
         self.found = _judged(self._search.psf().cpu().double().numpy(), lights)
 
 
-def _judged(psf: np.ndarray, lights: list[_Light]) -> _Found:
+def _judged(psf: np.ndarray, lights: list[Light]) -> FoundKernel:
     """Judge a kernel in the better light for it."""
-    return _Found(max(_likelihood(light.evidence, psf) - light.still for light in lights), psf)
+    return FoundKernel(max(_likelihood(light.evidence, psf) - light.still for light in lights), psf)
 
 
-def _likeliest(lights: list[_Light], searches: list[Search]) -> _Found | None:
+def likeliest_kernel(lights: list[Light], searches: list[Search], kept: dict[int, int]) -> FoundKernel | None:
     """Return the likeliest kernel of searches in all lights, or the mean of those alike if that is likelier.
 
-    None as soon as, on any level, none is likelier than no blur.
-
     The searches run beside each other, and fewer go on from copy to copy.
+
+    Parameters
+    ----------
+    lights : list of Light
+        The photograph.
+    searches : list of Search
+        How to look in each light.
+    kept : dict
+        See `KEPT`.
+
+    Returns
+    -------
+    found : FoundKernel or None
+        None as soon as, on any level, no kernel is likelier than no blur.
     """
     running = [_Runner(light, search) for light in lights for search in searches]
     workers = max(1, torch.get_num_threads())
     with one_thread(), ThreadPoolExecutor(workers) as pool:
-        for level in (*KEPT, 0):
+        for level in (*kept, 0):
             list(pool.map(_Runner.go_to, running, repeat(level), repeat(lights)))
             running.sort(key=lambda runner: -runner.found.gain)
             if not running or running[0].found.gain <= 0:
                 return None
             if level:
                 ranked = [[runner for runner in running if runner.light is light] for light in lights]
-                running = [runner for same in ranked for runner in same[: KEPT[level]]]
+                running = [runner for same in ranked for runner in same[: kept[level]]]
     best = running[0].found
     alike = [r.found.psf for r in running if r.light is running[0].light and r.found.gain > best.gain - ALIKE]
     return max(best, _judged(mean_kernel(alike), lights), key=lambda found: found.gain)
 
 
-def _without_kernel(
+def likelihood_without_kernel(
     evidence: SpectralEvidence, motion: torch.Tensor | None, shape: tuple[int, int]
 ) -> tuple[float, float]:
     """Return how likely a photograph is if it was not blurred, and at best without a kernel that was found."""

@@ -432,12 +432,51 @@ class SpectralEvidence:
 
     def kernel_power(self, psf: np.ndarray) -> torch.Tensor:
         """Return the power (k, sectors, 1) that a kernel (h, w) leaves of each frequency."""
-        rows, columns = (np.arange(n) - n // 2 for n in psf.shape)
-        fx, fy = (f.cpu().double().numpy() / math.pi for f in self._at.score)
-        # One axis after the other, as few frequencies are looked at.
-        along = np.exp(-2j * math.pi * np.outer(columns, fx))
-        response = ((psf @ along) * np.exp(-2j * math.pi * np.outer(rows, fy))).sum(0)
+        down, along = self._waves(psf.shape)
+        response = ((psf @ along) * down).sum(0)
         return torch.from_numpy(np.square(np.abs(response))).to(self._power).view(-1, SECTORS, 1)
+
+    def kernel_slopes(self, psf: np.ndarray, exponent: float) -> np.ndarray:
+        """Return where in a kernel there should be more and where less, by the spectra of all windows together.
+
+        Parameters
+        ----------
+        psf : (h, w) array
+            The kernel.
+        exponent : float
+            By which the power of the scene falls.
+
+        Returns
+        -------
+        slopes : (2, h, w) array
+            First the derivative of the sum of `log_likelihood_of_kernel` by each pixel, when the amplitudes are the
+            most likely ones. Then the sum of waves that have the phase of the kernel's at each frequency, and as
+            amplitude how much less power it has there than the windows, in standard deviations of that.
+        """
+        down, along = self._waves(psf.shape)
+        response = ((psf @ along) * down).sum(0)
+        power = torch.from_numpy(np.square(np.abs(response))).to(self._power).view(-1, SECTORS, 1)
+        shape = self._scene(exponent) * (power + self.floor)
+        amplitude = self._amplitude(shape)
+        expected = torch.addcmul(self._noise, amplitude, shape)
+        by_power = amplitude * self._scene(exponent) / expected
+        slope = self._at.weight * (by_power * (self._power / expected - 1)).sum(-1).flatten().cpu().double().numpy()
+        sharpness = self._at.weight * by_power.square().sum(-1).flatten().cpu().double().numpy()
+        phase = response.conj() / np.maximum(np.abs(response), 1e-12)
+        deviations = slope / np.sqrt(np.maximum(sharpness, 1e-12))
+        waves = np.stack((2 * slope * response.conj(), deviations * phase))
+        return ((waves[:, None] * down) @ along.T).real
+
+    def _waves(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the factors, along both axes, of the waves that a kernel (h, w) is multiplied by, (h, n) and (w, n).
+
+        One axis after the other, as few frequencies are looked at.
+        """
+        fx, fy = (f.cpu().double().numpy() / math.pi for f in self._at.score)
+        down, along = (
+            np.exp(-2j * math.pi * np.outer(np.arange(n) - n // 2, f)) for n, f in zip(shape, (fy, fx), strict=True)
+        )
+        return down, along
 
     def log_likelihood_of_power(self, power: torch.Tensor, exponent: float) -> torch.Tensor:
         """Return the log-likelihood (n,) of every window if all were blurred by one kernel.

@@ -187,8 +187,7 @@ def polished(luma: torch.Tensor, psf: np.ndarray) -> np.ndarray:
     on Scientific Computing 16, 1995.
     """
     side = len(psf)
-    seen = continued(luma, [scipy.fft.next_fast_len(n + side, real=True) for n in luma.shape])
-    sharp = strong_edges(seen, torch.from_numpy(psf).to(luma), LAST_EDGE)
+    seen, sharp = _seen_and_sharp(luma, psf)
     products, powers = (
         torch.fft.irfft2(t, s=seen.shape).cpu().double().numpy() for t in _normal_equations(seen, sharp, RIDGE)
     )
@@ -210,7 +209,35 @@ def polished(luma: torch.Tensor, psf: np.ndarray) -> np.ndarray:
     bounds = [(0, None)] * len(start)
     whole[free] = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 150}).x
     whole = _without_crumbs(whole, FAINT, CRUMB, SUPPORTED)
-    return _centred(whole) if whole.any() else psf
+    return centred(whole) if whole.any() else psf
+
+
+def edge_maps(luma: torch.Tensor, psf: np.ndarray, ridges: tuple[float, ...]) -> np.ndarray:
+    """Return what the edges of a photograph say of its kernel by least squares: neither cleaned nor made positive.
+
+    Parameters
+    ----------
+    luma : (H, W) float tensor
+        The photograph, in the light that it was blurred in.
+    psf : (side, side) array
+        A kernel that was found, of an odd side: the edges are those of the sharp picture that follows from it.
+    ridges : tuple of float
+        Weights of the kernel's squares; see `Search`.
+
+    Returns
+    -------
+    maps : (len(ridges), side, side) array
+    """
+    side = len(psf)
+    seen, sharp = _seen_and_sharp(luma, psf)
+    maps = [_least_squares(seen, sharp, side, ridge) for ridge in ridges]
+    return torch.stack(maps).cpu().double().numpy()
+
+
+def _seen_and_sharp(luma: torch.Tensor, psf: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a photograph continued for a kernel, and its strong edges by that kernel, both periodic."""
+    seen = continued(luma, [scipy.fft.next_fast_len(n + len(psf), real=True) for n in luma.shape])
+    return seen, strong_edges(seen, torch.from_numpy(psf).to(luma), LAST_EDGE)
 
 
 def mean_kernel(kernels: list[np.ndarray]) -> np.ndarray:
@@ -235,7 +262,7 @@ def mean_kernel(kernels: list[np.ndarray]) -> np.ndarray:
         product = np.fft.irfft2(first * np.fft.rfft2(kernel, s=size).conj(), s=size)
         move = np.unravel_index(product.argmax(), product.shape)
         total += _moved(kernel, [int(m) if m <= side else int(m) - n for m, n in zip(move, size, strict=True)])
-    return _centred(total)
+    return centred(total)
 
 
 def strong_edges(blurred: torch.Tensor, psf: torch.Tensor, edge: float) -> torch.Tensor:
@@ -280,10 +307,15 @@ def continued(image: torch.Tensor, size: list[int]) -> torch.Tensor:
 
 
 def _kernel(blurred: torch.Tensor, sharp: torch.Tensor, side: int, ridge: float) -> torch.Tensor:
-    """Return the kernel that makes the gradients of one image of those of another, by least squares."""
+    """Return the kernel that makes the gradients of one image of those of another."""
+    return _cleaned(_least_squares(blurred, sharp, side, ridge))
+
+
+def _least_squares(blurred: torch.Tensor, sharp: torch.Tensor, side: int, ridge: float) -> torch.Tensor:
+    """Return the (side, side) that makes the gradients of one image of those of another, by least squares."""
     products, powers = _normal_equations(blurred, sharp, ridge)
     whole = torch.fft.irfft2(products / powers, s=blurred.shape)
-    return _cleaned(torch.roll(whole, (side // 2, side // 2), (0, 1))[:side, :side])
+    return torch.roll(whole, (side // 2, side // 2), (0, 1))[:side, :side]
 
 
 def _normal_equations(blurred: torch.Tensor, sharp: torch.Tensor, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -299,7 +331,7 @@ def _normal_equations(blurred: torch.Tensor, sharp: torch.Tensor, ridge: float) 
 def _cleaned(psf: torch.Tensor) -> torch.Tensor:
     """Return a kernel without what is negative, weak or an island, of sum 1, centred."""
     values = _without_crumbs(psf.clamp(min=0).cpu().double().numpy(), WEAK, SPECKLE)
-    return torch.from_numpy(_centred(values)).to(psf) if values.any() else _at_first(len(psf)).to(psf)
+    return torch.from_numpy(centred(values)).to(psf) if values.any() else _at_first(len(psf)).to(psf)
 
 
 def _without_crumbs(values: np.ndarray, weak: float, small: float, low: float = 0.0) -> np.ndarray:
@@ -315,7 +347,7 @@ def _without_crumbs(values: np.ndarray, weak: float, small: float, low: float = 
     return np.where(lost[island], 0, values)
 
 
-def _centred(values: np.ndarray) -> np.ndarray:
+def centred(values: np.ndarray) -> np.ndarray:
     """Return a kernel of sum 1, moved until its mean lies in the middle, to a pixel; what leaves the square is lost."""
     centre = np.round(ndimage.center_of_mass(values)).astype(int)
     values = _moved(values, [n // 2 - int(c) for n, c in zip(values.shape, centre, strict=True)])
