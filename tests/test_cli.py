@@ -28,6 +28,7 @@ from ircdeblur.kernels import linear_motion_kernel
 from ircdeblur.motion import describe, from_polar, read_motion, to_polar, write_motion
 from ircdeblur.nets import blind, checkpoints, methods
 from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig
+from ircdeblur.nets.kernel_net import KernelNet, KernelNetConfig
 from ircdeblur.nets.methods import METHODS
 from ircdeblur.nets.motion_net import LENGTH_UNIT, MotionNet, MotionNetConfig
 from ircdeblur.nets.shrinkage_net import ShrinkageConfig, ShrinkageIRCNet
@@ -85,13 +86,14 @@ def weights(tmp_path_factory, monkeypatch) -> Iterator[Path]:
         ("irc-net-shrinkage", ShrinkageIRCNet(ShrinkageConfig(stages=2, filters=2, size=3))),
     ):
         checkpoints.save_irc_net(small, folder / checkpoints.IRC_NETS[method], {"steps": 8})
+    checkpoints.save_kernel_net(KernelNet(KernelNetConfig(widths=(4, 4), blocks=1)), folder / checkpoints.KERNEL_NET)
     monkeypatch.setattr(checkpoints, "weights_folder", lambda: folder)
     # The refinement would find that the random network's motion does not fit these pictures.
     monkeypatch.setattr(blind, "SMALLEST", 1_000_000)
-    for cached in (restore._motion_net, methods.irc_net):
+    for cached in (restore._motion_net, restore._kernel_net, methods.irc_net):
         cached.cache_clear()
     yield folder
-    for cached in (restore._motion_net, methods.irc_net):
+    for cached in (restore._motion_net, restore._kernel_net, methods.irc_net):
         cached.cache_clear()
 
 
