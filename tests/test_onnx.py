@@ -17,6 +17,7 @@ from ircdeblur.nets import checkpoints, methods, motion_net
 from ircdeblur.nets import onnx as graphs
 from ircdeblur.nets.checkpoints import save_irc_net, save_motion_net
 from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig, Seen
+from ircdeblur.nets.kernel_net import KernelNet, KernelNetConfig
 from ircdeblur.nets.motion_net import LENGTH_UNIT, MotionNet, MotionNetConfig
 from ircdeblur.nets.shrinkage_net import ShrinkageConfig, ShrinkageIRCNet
 from ircdeblur.operators import MotionBlur, UniformBlur
@@ -199,13 +200,14 @@ def weights(tmp_path, monkeypatch):
     place = tmp_path / "weights"
     place.mkdir()
     monkeypatch.setattr(checkpoints, "weights_folder", lambda: place)
+    checkpoints.save_kernel_net(KernelNet(KernelNetConfig(widths=(4, 4), blocks=1)), place / checkpoints.KERNEL_NET)
     net = MotionNet(TINY)
     torch.nn.init.normal_(net.out.weight, std=0.01)
     net.out.bias.data = torch.tensor([9 / LENGTH_UNIT, 0.0, -4.0])
     save_motion_net(net, place / checkpoints.MOTION_NET)
     save_irc_net(irc_net(), place / "irc-net.safetensors")
     save_irc_net(ShrinkageIRCNet(ShrinkageConfig(stages=1)), place / "irc-net-shrinkage.safetensors")
-    for cache in (restore._motion_net, methods.irc_net):
+    for cache in (restore._motion_net, restore._kernel_net, methods.irc_net):
         cache.cache_clear()
     real, real_motion = methods.load_irc_net, restore.load_motion_net
 
@@ -222,7 +224,7 @@ def weights(tmp_path, monkeypatch):
     monkeypatch.setattr(methods, "load_irc_net", load)
     monkeypatch.setattr(restore, "load_motion_net", load_motion)
     yield place
-    for cache in (restore._motion_net, methods.irc_net):
+    for cache in (restore._motion_net, restore._kernel_net, methods.irc_net):
         cache.cache_clear()
 
 
@@ -244,7 +246,7 @@ def test_runtimes_agree(weights, tmp_path, picture):
     folders = {path.name: path.stat().st_mtime_ns for path in cached.iterdir()}
     assert len(folders) == 2
     # The second process, so to say, finds the graphs.
-    for cache in (restore._motion_net, methods.irc_net):
+    for cache in (restore._motion_net, restore._kernel_net, methods.irc_net):
         cache.cache_clear()
     grey = image.mean(2)
     for method in ("irc-net", "irc-net-plus"):
