@@ -11,6 +11,7 @@ import torch
 import ircdeblur
 from ircdeblur import restore
 from ircdeblur.app.cli import main
+from ircdeblur.app.job import describe_kernel
 from ircdeblur.data.known_blur import shake_kernel
 from ircdeblur.nets.checkpoints import load_kernel_net, save_kernel_net
 from ircdeblur.nets.evidence import SpectralEvidence
@@ -245,6 +246,12 @@ def test_batches_are_turned_kernel_by_kernel():
     assert batch.noise.shape == (24,)
     seen = {next(i for i, c in enumerate(copies) if torch.equal(c.truth[0], t)) for t in batch.truth}
     assert len(seen) > 5
+
+
+def test_specks_are_not_told_as_path(curve):
+    rows, columns = (np.ptp(places) + 1 for places in np.nonzero(curve > 0.01 * curve.max()))
+    specks = curve + 1e-4 * curve.max()
+    assert describe_kernel(specks) == f"a curved path, the same all over, of {columns} x {rows} px"
 
 
 def test_weights_of_ones_own(tmp_path, monkeypatch, capsys):

@@ -141,10 +141,13 @@ class Deblurring:
 
 
 def describe_kernel(psf: np.ndarray) -> str:
-    """Say in one line what a kernel is that was found: how far its path reaches."""
+    """Say in one line what a kernel is that was found: how far its path reaches.
+
+    What has less than a hundredth of its largest value is no part of a path.
+    """
     import numpy as np
 
-    height, width = (int(np.ptp(places)) + 1 for places in np.nonzero(psf))
+    height, width = (int(np.ptp(places)) + 1 for places in np.nonzero(psf > 0.01 * psf.max()))
     return f"a curved path, the same all over, of {width} x {height} px"
 
 
