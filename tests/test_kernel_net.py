@@ -144,7 +144,10 @@ def test_the_answer_is_centred(curve):
     torch.nn.init.zeros_(net.last.weight)
     maps = torch.zeros(CHANNELS, 27, 27)
     maps[POLISHED] = torch.from_numpy(np.roll(curve, (2, -1), (0, 1)))
-    np.testing.assert_allclose(corrected(net, maps), np.roll(curve, 0), atol=1e-6)
+    np.testing.assert_allclose(corrected(net, maps), curve, atol=1e-6)
+    # One that leaves nothing of it is not asked.
+    net.last.bias.data.fill_(-10.0)
+    np.testing.assert_allclose(corrected(net, maps), curve, atol=1e-6)
 
 
 def test_weights_survive_their_file(tmp_path):

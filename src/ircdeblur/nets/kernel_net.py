@@ -157,5 +157,6 @@ def _slopes(evidence: SpectralEvidence, psf: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def corrected(net: KernelNet, maps: torch.Tensor) -> np.ndarray:
-    """Return the network's kernel, (side, side), centred on its mean to a pixel."""
-    return centred(net(maps[None])[0].double().numpy())
+    """Return the network's kernel, (side, side), centred on its mean to a pixel; if it leaves none, the polished one."""
+    kernel = net(maps[None])[0]
+    return centred((kernel if kernel.any() else maps[POLISHED]).double().numpy())
