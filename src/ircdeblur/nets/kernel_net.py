@@ -157,6 +157,6 @@ def _slopes(evidence: SpectralEvidence, psf: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def corrected(net: KernelNet, maps: torch.Tensor) -> np.ndarray:
-    """Return the network's kernel, (side, side), centred on its mean to a pixel; if it leaves none, the polished one."""
+    """Return the network's kernel, (side, side), centred on its mean to a pixel; the polished one if none is left."""
     kernel = net(maps[None])[0]
     return centred((kernel if kernel.any() else maps[POLISHED]).double().numpy())
