@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,49 @@ import yaml
 from ircdeblur.training.optimizers import OPTIMIZERS
 
 Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What every training run must know; see `ircdeblur.training.loop.Schedule`.
+
+    Attributes
+    ----------
+    seed : int
+        Seed of weights and pairs.
+    train_time : str
+        HH:MM:SS of training in all, over which the learning rate is scheduled.
+    folders : tuple of str
+        Folders of sharp photographs below the data folder.
+    validation : str
+        Folder of validation photographs below the data folder.
+    optimizer : {"adamw", "muon"}
+        See `ircdeblur.training.optimizers`.
+    learning_rate, weight_decay : float
+        Of it.
+    average : float
+        Decay per step of the running average of the weights that is validated and shipped.
+    validate_every : int
+        Steps between validations.
+    validation_pictures : int
+        Number of pictures that they look at.
+    """
+
+    seed: int = 0
+    train_time: str = "01:00:00"
+    folders: tuple[str, ...] = ("train", "train-more")
+    validation: str = "val"
+    optimizer: str = "adamw"
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.0
+    average: float = 0.99
+    validate_every: int = 250
+    validation_pictures: int = 24
+
+    @property
+    def precision(self) -> str:
+        """Lightning's. What solvers do is computed in float32; a network may decide otherwise for its convolutions."""
+        return "32-true"
 
 
 def read_config(path: str | Path, kind: type[Config], parts: dict[str, type]) -> Config:

@@ -21,22 +21,20 @@ from ircdeblur.nets.joint import JointNet
 from ircdeblur.nets.weights_file import network_of, training_summary
 from ircdeblur.operators import MotionBlur
 from ircdeblur.solvers.settings import estimate_noise
-from ircdeblur.training.config import check_schedule, read_config
+from ircdeblur.training.config import RunConfig, check_schedule, read_config
 from ircdeblur.training.irc_net import LOSSES, distance
 from ircdeblur.training.loop import run, steps_of
 from ircdeblur.training.motion_net import SEVERITIES, motion_loss, training_pairs
 
 
 @dataclass(frozen=True)
-class EndToEndConfig:
-    """One fine-tuning; what a YAML file under ``configs/`` holds.
+class EndToEndConfig(RunConfig):
+    """One fine-tuning; what a YAML file under ``configs/`` holds beside what `RunConfig` says.
 
     Attributes
     ----------
-    seed, train_time, folders, validation, optimizer, learning_rate, weight_decay, average, validate_every, loss
-        As for `ircdeblur.training.irc_net.IRCTrainingConfig`.
-    validation_pictures : int
-        Number of them.
+    loss : {"absolute", "rms"}
+        See `ircdeblur.training.irc_net.distance`.
     earlier : float
         Weight in the loss of each stage's estimate but the last one's.
     motion : float
@@ -53,14 +51,8 @@ class EndToEndConfig:
         The synthetic pairs.
     """
 
-    seed: int = 0
     train_time: str = "00:20:00"
-    folders: tuple[str, ...] = ("train", "train-more")
-    validation: str = "val"
-    optimizer: str = "adamw"
     learning_rate: float = 2e-5
-    weight_decay: float = 0.0
-    average: float = 0.99
     validate_every: int = 50
     validation_pictures: int = 6
     loss: str = "absolute"
@@ -71,11 +63,6 @@ class EndToEndConfig:
     datasets: tuple[str, ...] = ()
     dataset_share: float = 0.0
     pairs: PairSettings = field(default_factory=PairSettings)
-
-    @property
-    def precision(self) -> str:
-        """The solver's part is computed in float32."""
-        return "32-true"
 
 
 def load_config(path: str | Path) -> EndToEndConfig:

@@ -26,7 +26,7 @@ from ircdeblur.nets.unrolled import UnrolledNet
 from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.settings import deconvolve
 from ircdeblur.training.blind_pairs import BlindPairs
-from ircdeblur.training.config import check_schedule, read_config
+from ircdeblur.training.config import RunConfig, check_schedule, read_config
 from ircdeblur.training.loop import Loss, Save, run, steps_of
 from ircdeblur.training.replay import KEPT, RIM, Preparation, Prepared, Replay, Started, StartedReplay
 from ircdeblur.training.workers import made_beside
@@ -36,29 +36,13 @@ NETWORKS = {"cnn": IRCNetConfig, "shrinkage": ShrinkageConfig}
 
 
 @dataclass(frozen=True)
-class IRCTrainingConfig:
-    """One training run; what a YAML file under ``configs/`` holds.
+class IRCTrainingConfig(RunConfig):
+    """One training run; what a YAML file under ``configs/`` holds beside what `RunConfig` says.
 
     Attributes
     ----------
     prior : {"cnn", "shrinkage"}
         Which network.
-    seed : int
-        Seed of weights and pairs.
-    train_time : str
-        HH:MM:SS of training in all, over which the learning rate is scheduled.
-    folders : tuple of str
-        Folders of sharp photographs below the data folder.
-    validation : str
-        Folder of validation photographs below the data folder.
-    optimizer : {"adamw", "muon"}
-        See `ircdeblur.training.optimizers`.
-    learning_rate, weight_decay : float
-        Of it.
-    average : float
-        Decay per step of the running average of the weights that is validated and shipped.
-    validate_every : int
-        Steps between validations.
     validation_pictures : int
         Number of them, of three kinds; see `KnownPictures`.
     start : int, optional
@@ -107,15 +91,6 @@ class IRCTrainingConfig:
     """
 
     prior: str = "cnn"
-    seed: int = 0
-    train_time: str = "01:00:00"
-    folders: tuple[str, ...] = ("train", "train-more")
-    validation: str = "val"
-    optimizer: str = "adamw"
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.0
-    average: float = 0.99
-    validate_every: int = 250
     validation_pictures: int = 9
     start: int | None = None
     earlier: float = 0.1
@@ -134,11 +109,6 @@ class IRCTrainingConfig:
     camera_pairs: PairSettings = field(default_factory=PairSettings)
     cnn: IRCNetConfig = field(default_factory=IRCNetConfig)
     shrinkage: ShrinkageConfig = field(default_factory=ShrinkageConfig)
-
-    @property
-    def precision(self) -> str:
-        """The solver's part is computed in float32; the network decides for its convolutions."""
-        return "32-true"
 
     def build(self) -> UnrolledNet:
         """Return the network with its initial weights."""

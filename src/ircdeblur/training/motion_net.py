@@ -24,7 +24,7 @@ from ircdeblur.motion import from_double_angle, to_double_angle, to_polar
 from ircdeblur.nets.checkpoints import load_motion_net, save_motion_net
 from ircdeblur.nets.motion_net import STRIDE, MotionNet, MotionNetConfig, encode
 from ircdeblur.nets.weights_file import training_summary
-from ircdeblur.training.config import check_schedule, read_config
+from ircdeblur.training.config import RunConfig, check_schedule, read_config
 from ircdeblur.training.loop import Loss, Save, run, steps_of
 
 SEVERITIES = {"moderate": 21.0, "severe": 35.0}
@@ -32,29 +32,13 @@ SEVERITIES = {"moderate": 21.0, "severe": 35.0}
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """One training run; what a YAML file under ``configs/`` holds.
+class TrainingConfig(RunConfig):
+    """One training run; what a YAML file under ``configs/`` holds beside what `RunConfig` says.
 
     Attributes
     ----------
-    seed : int
-        Seed of weights and pairs.
-    train_time : str
-        HH:MM:SS of training in all, over which the learning rate is scheduled.
-    folders : tuple of str
-        Folders of sharp photographs below the data folder.
-    validation : str
-        Folder of validation photographs below the data folder.
-    optimizer : {"adamw", "muon"}
-        See `ircdeblur.training.optimizers`.
-    learning_rate, weight_decay : float
-        Of it.
-    average : float
-        Decay per step of the running average of the weights that is validated and shipped.
     precision : str
         Lightning's: "bf16-mixed" or "32-true".
-    validate_every : int
-        Steps between validations.
     validation_pictures : int
         Pictures with camera shake that they look at; a third as many more are still.
     datasets : tuple of str
@@ -67,17 +51,12 @@ class TrainingConfig:
         The network.
     """
 
-    seed: int = 0
     train_time: str = "01:30:00"
-    folders: tuple[str, ...] = ("train", "train-more")
-    validation: str = "val"
-    optimizer: str = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     average: float = 0.998
     precision: str = "bf16-mixed"
     validate_every: int = 500
-    validation_pictures: int = 24
     datasets: tuple[str, ...] = ()
     dataset_share: float = 0.0
     pairs: PairSettings = field(default_factory=PairSettings)

@@ -15,32 +15,16 @@ from ircdeblur.data.synthesis import Pairs, PairSettings, SyntheticPairs
 from ircdeblur.experiments.direct_cnn import DirectConfig, DirectNet, direct_loss, save, weights_path
 from ircdeblur.experiments.synthetic import SEVERITIES, camera_case
 from ircdeblur.metrics import psnr
-from ircdeblur.training.config import check_schedule, parse_time, read_config
+from ircdeblur.training.config import RunConfig, check_schedule, parse_time, read_config
 from ircdeblur.training.loop import run, steps_of
 
 
 @dataclass(frozen=True)
-class DirectTrainingConfig:
-    """One training run; what a YAML file under ``configs/`` holds.
+class DirectTrainingConfig(RunConfig):
+    """One training run; what a YAML file under ``configs/`` holds beside what `RunConfig` says.
 
     Attributes
     ----------
-    seed : int
-        Seed of weights and pairs.
-    train_time : str
-        HH:MM:SS of training in all, over which the learning rate is scheduled.
-    folders : tuple of str
-        Folders of sharp photographs below the data folder.
-    validation : str
-        Folder of validation photographs below the data folder.
-    optimizer : {"adamw", "muon"}
-        See `ircdeblur.training.optimizers`.
-    learning_rate, weight_decay : float
-        Of it.
-    average : float
-        Decay per step of the running average of the weights that is validated and kept.
-    validate_every : int
-        Steps between validations.
     validation_pictures : int
         Pictures that they look at.
     pairs : PairSettings
@@ -49,23 +33,9 @@ class DirectTrainingConfig:
         The network.
     """
 
-    seed: int = 0
-    train_time: str = "01:00:00"
-    folders: tuple[str, ...] = ("train", "train-more")
-    validation: str = "val"
-    optimizer: str = "adamw"
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.0
-    average: float = 0.99
-    validate_every: int = 250
     validation_pictures: int = 12
     pairs: PairSettings = field(default_factory=PairSettings)
     network: DirectConfig = field(default_factory=DirectConfig)
-
-    @property
-    def precision(self) -> str:
-        """The network decides for its convolutions."""
-        return "32-true"
 
 
 def load_config(path: str | Path) -> DirectTrainingConfig:
