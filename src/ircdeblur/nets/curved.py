@@ -3,7 +3,8 @@
 Hands do not move along straight lines. A long curved shake looks to Motion-Net like a short motion, or none. Edges tell
 its kernel (`ircdeblur.solvers.blind_kernel`), best in the light that was blurred, so pixel values and linear light are
 both tried; and the spectra (`ircdeblur.nets.evidence`), which no single search looks at, tell which searches go on and
-whether to believe the outcome. The likeliest of many is chosen by what then judges it: the bar allows for that.
+whether to believe the outcome. The likeliest of many is chosen by what then judges it: the bar allows for that. What is
+believed Kernel-Net corrects, in the light that explains the photograph better.
 """
 
 from __future__ import annotations
@@ -142,8 +143,7 @@ def estimate_kernel(
     sides = [side for side in SIDES if side <= min(shape) // 2]
     best = likeliest_kernel(lights, [Search(side, *way) for side in sides for way in WAYS], KEPT)
     # Both lights have the same windows.
-    bar = LIKELIER * max(1.0, math.sqrt(FEW_WINDOWS / len(lights[0].evidence.x)))
-    if best is None or best.gain < rival + bar:
+    if best is None or best.gain < rival + least_gain(len(lights[0].evidence.x)):
         return None
     values, linear = (light.evidence for light in lights)
     reblurred = reblurring_evidence(luma, best.psf, noise)
@@ -160,6 +160,11 @@ def estimate_kernel(
     if floor > TOO_UNEVEN:
         return None
     return KernelEstimate(psf, linear_light, best.gain - rival, math.sqrt(max(0.0, floor - EVEN)))
+
+
+def least_gain(windows: int) -> float:
+    """Return by how much likelier than anything else a kernel must be by the mean over so many windows."""
+    return LIKELIER * max(1.0, math.sqrt(FEW_WINDOWS / windows))
 
 
 class Light(NamedTuple):

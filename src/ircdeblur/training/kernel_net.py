@@ -22,7 +22,7 @@ from ircdeblur.data.known_blur import KnownBlurPairs, shake_kernel
 from ircdeblur.data.photos import LumaPhotos, list_photos
 from ircdeblur.data.synthesis import jpeg
 from ircdeblur.nets.checkpoints import load_kernel_net, save_kernel_net
-from ircdeblur.nets.curved import LIKELIER, SIDES, WAYS, Light, likeliest_kernel, likelihood_without_kernel
+from ircdeblur.nets.curved import SIDES, WAYS, Light, least_gain, likeliest_kernel, likelihood_without_kernel
 from ircdeblur.nets.evidence import Luma, SpectralEvidence, Windows, one_thread
 from ircdeblur.nets.kernel_net import POLISHED, KernelNet, KernelNetConfig, maps_of
 from ircdeblur.nets.light import LinearLuma
@@ -30,7 +30,7 @@ from ircdeblur.nets.weights_file import training_summary
 from ircdeblur.solvers.blind_kernel import Search, polished
 from ircdeblur.solvers.settings import estimate_noise
 from ircdeblur.srgb import linear_to_srgb, srgb_to_linear
-from ircdeblur.training.config import check_schedule, read_config
+from ircdeblur.training.config import RunConfig, check_schedule, read_config
 from ircdeblur.training.loop import run, steps_of
 from ircdeblur.training.replay import replayed
 from ircdeblur.training.workers import made_beside
@@ -54,29 +54,13 @@ FRACTIONS = (0.5, 0.25, 0.125)
 
 
 @dataclass(frozen=True)
-class KernelTrainingConfig:
-    """One training run; what a YAML file under ``configs/`` holds.
+class KernelTrainingConfig(RunConfig):
+    """One training run; what a YAML file under ``configs/`` holds beside what `RunConfig` says.
 
     Attributes
     ----------
-    seed : int
-        Seed of weights and pairs.
-    train_time : str
-        HH:MM:SS of training in all, over which the learning rate is scheduled.
-    folders : tuple of str
-        Folders of sharp photographs below the data folder.
-    validation : str
-        Folder of validation photographs below the data folder.
-    optimizer : {"adamw", "muon"}
-        See `ircdeblur.training.optimizers`.
-    learning_rate, weight_decay : float
-        Of it.
-    average : float
-        Decay per step of the running average of the weights that is validated and shipped.
     precision : str
         Lightning's: "bf16-mixed" or "32-true".
-    validate_every : int
-        Steps between validations.
     validation_pictures : int
         Photographs that they look at.
     batch : int
@@ -95,16 +79,10 @@ class KernelTrainingConfig:
         The network.
     """
 
-    seed: int = 0
-    train_time: str = "01:00:00"
-    folders: tuple[str, ...] = ("train", "train-more")
-    validation: str = "val"
-    optimizer: str = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     average: float = 0.998
     precision: str = "bf16-mixed"
-    validate_every: int = 250
     validation_pictures: int = 40
     batch: int = 16
     replay: int = 24
@@ -281,7 +259,7 @@ class FoundKernels:
             side = sides[int(rng.random() < 0.3 and len(sides) > 1)]
             ways = [WAYS[i] for i in rng.permutation(len(WAYS))[: self.SEARCHES]]
             best = likeliest_kernel([light], [Search(side, *way) for way in ways], self.KEPT)
-            if best is None or best.gain < LIKELIER + without - still:
+            if best is None or best.gain < least_gain(len(evidence.x)) + without - still:
                 return None
             psf = polished(light.luma, best.psf)
             maps = _in_view(maps_of(light.luma, evidence, best.psf, psf))
