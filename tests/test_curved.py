@@ -30,8 +30,10 @@ from ircdeblur.nets.curved import (
     TOO_UNEVEN,
     WAYS,
     KernelEstimate,
+    _Runner,
     estimate_kernel,
     floor_of_kernel,
+    least_gain,
 )
 from ircdeblur.nets.evidence import SpectralEvidence
 from ircdeblur.nets.kernel_net import POLISHED, KernelNet, KernelNetConfig
@@ -42,12 +44,12 @@ from ircdeblur.solvers.blind_kernel import (
     STEEPER,
     STEEPEST,
     KernelSearch,
+    PeriodicImage,
     Search,
     continued,
     mean_kernel,
     polished,
     search_kernel,
-    strong_edges,
 )
 from ircdeblur.srgb import linear_to_srgb, srgb_to_linear
 
@@ -91,6 +93,10 @@ def shaken(curve):
     return photograph(curve)
 
 
+def strong_edges(image, psf, edge):
+    return torch.fft.irfft2(PeriodicImage(image).strong_edges(psf, edge), s=image.shape)
+
+
 def test_edges_tell_the_kernel(curve, shaken):
     found = search_kernel(luma(shaken[1]), Search(31)).double().numpy()
     assert found.shape == (31, 31)
@@ -122,8 +128,8 @@ def test_the_kernel_is_least_squares():
     dense = np.linalg.solve(matrix.T @ matrix + cost, matrix.T @ seen).reshape(size)
     side = 5
     expected = np.roll(dense, (2, 2), (0, 1))[:side, :side]
-    found = blind_kernel._kernel(blurred, sharp, side, ridge)
-    torch.testing.assert_close(found, blind_kernel._cleaned(torch.from_numpy(expected)), rtol=1e-9, atol=1e-12)
+    found = PeriodicImage(blurred).kernel(torch.fft.rfft2(sharp), side, ridge)
+    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-9, atol=1e-12)
 
 
 def test_a_polished_kernel_is_non_negative_least_squares(curve, shaken):
@@ -249,18 +255,41 @@ def test_what_leaves_the_square_does_not_come_back():
 
 
 def test_little_is_looked_at_where_nothing_is_blurred(monkeypatch):
-    """The search ends on a small copy of a sharp picture."""
-    looked = []
+    """The search ends on a small copy of a sharp picture, with the first way."""
+    looked = set()
     go_on = KernelSearch.go_on
 
     def noted(self):
         go_on(self)
-        looked.append(self.level)
+        looked.add((self.search.edges, self.level))
 
     monkeypatch.setattr(KernelSearch, "go_on", noted)
-    sharp = luma(skimage.data.astronaut() / 255)
+    sharp = luma(skimage.data.coffee()[:300, :400] / 255)
     assert estimate_kernel(sharp[None, None]) is None
-    assert min(looked) == max(KEPT)
+    assert min(level for _, level in looked) == max(KEPT)
+    assert {edges for edges, _ in looked} == {WAYS[0][0]}
+
+
+@pytest.mark.parametrize("level", [2, 1])
+def test_a_search_without_hope_ends(shaken, monkeypatch, level):
+    """Where the likeliest kernel on a level has less than its share of the bar, no search goes on from there."""
+    gains = []
+    go_to = _Runner.go_to
+
+    def noted(self, reached, lights):
+        go_to(self, reached, lights)
+        gains.append((reached, self.found.gain))
+
+    monkeypatch.setattr(_Runner, "go_to", noted)
+    assert estimate_kernel(luma(shaken[1])[None, None]) is not None
+    best = {at: max(gain for reached, gain in gains if reached == at) for at in (2, 1, 0)}
+    gains.clear()
+    bar = least_gain(100)
+    needed = {3: 0.0, 2: 0.0, 1: 0.0, 0: 0.0} | {level: 1.01 * best[level] / bar}
+    monkeypatch.setattr("ircdeblur.nets.curved.HOPEFUL", needed)
+    monkeypatch.setattr("ircdeblur.nets.curved.least_gain", lambda windows: bar)
+    assert estimate_kernel(luma(shaken[1])[None, None]) is None
+    assert min(reached for reached, _ in gains) == level
 
 
 def test_without_a_cost_of_edges_nothing_is_flattened():
@@ -281,6 +310,26 @@ def test_weak_edges_are_flattened_and_strong_ones_kept():
     flat = strong_edges(noisy, one, 4e-3)
     assert (flat - step).std() < 0.3 * (noisy - step).std()
     assert STEEPEST / (2 * 4e-3) > STEEPER**4  # several steps of the splitting
+
+
+def test_a_step_of_the_splitting_is_least_squares():
+    """Against a dense solution: with one step, gradients are either those of the image or 0."""
+    rng = np.random.default_rng(3)
+    size, edge = (8, 10), 0.9 * blind_kernel.STEEPEST / 2  # the next penalty is beyond the steepest
+    image, psf = rng.random(size), rng.random((3, 3))
+    penalty = 2 * edge
+    one = np.eye(80).reshape(80, *size)
+    turns = [(psf[i, j], np.roll(one, (i - 1, j - 1), (1, 2))) for i in range(3) for j in range(3)]
+    blur = sum(weight * turned for weight, turned in turns).reshape(80, 80).T
+    across, down = ((np.roll(one, -1, axis) - one).reshape(80, 80).T for axis in (2, 1))
+    a, d = across @ image.ravel(), down @ image.ravel()
+    kept = a**2 + d**2 >= edge / penalty
+    assert 5 < kept.sum() < 75
+    matrix = blur.T @ blur + penalty * (across.T @ across + down.T @ down)
+    right = blur.T @ image.ravel() + penalty * (across.T @ (a * kept) + down.T @ (d * kept))
+    expected = torch.from_numpy(np.linalg.solve(matrix, right).reshape(size))
+    found = strong_edges(torch.from_numpy(image), torch.from_numpy(psf), edge)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
 def test_a_continued_image_has_no_seam():

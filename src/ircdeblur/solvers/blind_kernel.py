@@ -125,11 +125,11 @@ class KernelSearch:
         seen = self._luma
         if self.level:
             seen = _resized(seen, [max(side, round(n * scale)) for n in seen.shape])
-        seen = continued(seen, [scipy.fft.next_fast_len(n + side, real=True) for n in seen.shape])
+        image = PeriodicImage.of(seen, side)
         psf = self._in(side)
         done = (self.search.sizes - 1 - self.level) * ROUNDS
         for edge in self._edges[done : done + ROUNDS]:
-            psf = _kernel(seen, strong_edges(seen, psf, float(edge)), side, self.search.ridge)
+            psf = _cleaned(image.kernel(image.strong_edges(psf, float(edge)), side, self.search.ridge))
         self._psf = psf
 
     def psf(self) -> torch.Tensor:
@@ -187,9 +187,10 @@ def polished(luma: torch.Tensor, psf: np.ndarray) -> np.ndarray:
     on Scientific Computing 16, 1995.
     """
     side = len(psf)
-    seen, sharp = _seen_and_sharp(luma, psf)
+    image = PeriodicImage.of(luma, side)
+    sharp = image.strong_edges(torch.from_numpy(psf).to(luma), LAST_EDGE)
     products, powers = (
-        torch.fft.irfft2(t, s=seen.shape).cpu().double().numpy() for t in _normal_equations(seen, sharp, RIDGE)
+        torch.fft.irfft2(t, s=image.size).cpu().double().numpy() for t in image.normal_equations(sharp, RIDGE)
     )
     # Few unknowns, so the equations are those of a small image. Its correlations at negative shifts come last.
     half, size = side // 2, scipy.fft.next_fast_len(2 * side, real=True)
@@ -228,16 +229,9 @@ def edge_maps(luma: torch.Tensor, psf: np.ndarray, ridges: tuple[float, ...]) ->
     -------
     maps : (len(ridges), side, side) array
     """
-    side = len(psf)
-    seen, sharp = _seen_and_sharp(luma, psf)
-    maps = [_least_squares(seen, sharp, side, ridge) for ridge in ridges]
-    return torch.stack(maps).cpu().double().numpy()
-
-
-def _seen_and_sharp(luma: torch.Tensor, psf: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a photograph continued for a kernel, and its strong edges by that kernel, both periodic."""
-    seen = continued(luma, [scipy.fft.next_fast_len(n + len(psf), real=True) for n in luma.shape])
-    return seen, strong_edges(seen, torch.from_numpy(psf).to(luma), LAST_EDGE)
+    image = PeriodicImage.of(luma, len(psf))
+    sharp = image.strong_edges(torch.from_numpy(psf).to(luma), LAST_EDGE)
+    return torch.stack([image.kernel(sharp, len(psf), ridge) for ridge in ridges]).cpu().double().numpy()
 
 
 def mean_kernel(kernels: list[np.ndarray]) -> np.ndarray:
@@ -265,33 +259,105 @@ def mean_kernel(kernels: list[np.ndarray]) -> np.ndarray:
     return centred(total)
 
 
-def strong_edges(blurred: torch.Tensor, psf: torch.Tensor, edge: float) -> torch.Tensor:
-    """Return the minimiser x of |psf * x - blurred|^2 + edge |grad x|_0, roughly, by half-quadratic splitting.
+class PeriodicImage:
+    """A blurred image that repeats, and its spectrum, by which edges and kernel are found in turns.
 
     Parameters
     ----------
-    blurred : (H, W) tensor
-        Periodic.
-    psf : (h, w) tensor
-        The kernel.
-    edge : float
-        Cost of each pixel whose gradient is not 0.
+    image : (H, W) tensor
+        Blurred, and periodic.
+
+    Attributes
+    ----------
+    size : torch.Size
+        (H, W).
     """
-    size = blurred.shape
-    response = _response(psf, size)
-    seen = response.conj() * torch.fft.rfft2(blurred)
-    power = response.real**2 + response.imag**2
-    roughness = _roughness(blurred)
-    x, penalty = blurred, 2 * edge
-    while penalty < STEEPEST:
-        across, down = _differences(x)
-        kept = across**2 + down**2 >= edge / penalty
-        across, down = across * kept, down * kept
-        # The transpose of the differences.
-        spread = torch.roll(across, 1, 1) - across + torch.roll(down, 1, 0) - down
-        x = torch.fft.irfft2((seen + penalty * torch.fft.rfft2(spread)) / (power + penalty * roughness), s=size)
-        penalty *= STEEPER
-    return x
+
+    def __init__(self, image: torch.Tensor) -> None:
+        self.size = image.shape
+        self._image, self._spectrum = image, torch.fft.rfft2(image)
+        self._roughness = _roughness(image)
+        self._rough = _in_pairs(self._roughness)
+        self._across, self._down, self._spread = (torch.empty_like(image) for _ in range(3))
+        self._below = torch.empty_like(self._rough)
+
+    @classmethod
+    def of(cls, photograph: torch.Tensor, side: int) -> PeriodicImage:
+        """Return a photograph, continued for kernels of a side."""
+        return cls(continued(photograph, [scipy.fft.next_fast_len(n + side, real=True) for n in photograph.shape]))
+
+    def strong_edges(self, psf: torch.Tensor, edge: float) -> torch.Tensor:
+        """Return the minimiser x of |psf * x - image|^2 + edge |grad x|_0, roughly, by half-quadratic splitting.
+
+        Parameters
+        ----------
+        psf : (h, w) tensor
+            The kernel.
+        edge : float
+            Cost of each pixel whose gradient is not 0, below `STEEPEST` / 2.
+
+        Returns
+        -------
+        spectrum : (H, W // 2 + 1) complex tensor
+            Of x.
+        """
+        response = _response(psf, self.size)
+        seen = torch.view_as_real(response.conj().resolve_conj() * self._spectrum)
+        power = _in_pairs(response.real**2 + response.imag**2)
+        x, penalty = self._image, 2 * edge
+        while True:
+            # Real numbers throughout, in place: a complex number over a real one costs as much as half a transform.
+            spectrum = torch.fft.rfft2(self._strong_differences(x, edge / penalty))
+            values = torch.view_as_real(spectrum)
+            torch.add(seen, values, alpha=penalty, out=values)
+            values.div_(torch.add(power, self._rough, alpha=penalty, out=self._below))
+            penalty *= STEEPER
+            if penalty >= STEEPEST:
+                return spectrum
+            x = torch.fft.irfft2(spectrum, s=self.size)
+
+    def _strong_differences(self, x: torch.Tensor, least: float) -> torch.Tensor:
+        """Return the transposed differences of the differences of an image whose sum of squares is no less."""
+        across, down, spread = self._across, self._down, self._spread
+        torch.sub(x[:, 1:], x[:, :-1], out=across[:, :-1])
+        torch.sub(x[:, 0], x[:, -1], out=across[:, -1])
+        torch.sub(x[1:], x[:-1], out=down[:-1])
+        torch.sub(x[0], x[-1], out=down[-1])
+        torch.mul(across, across, out=spread)
+        spread.addcmul_(down, down).ge_(least)
+        across.mul_(spread)
+        down.mul_(spread)
+        torch.sub(across[:, :-1], across[:, 1:], out=spread[:, 1:])
+        torch.sub(across[:, -1], across[:, 0], out=spread[:, 0])
+        spread.sub_(down)
+        spread[1:].add_(down[:-1])
+        spread[0].add_(down[-1])
+        return spread
+
+    def normal_equations(self, sharp: torch.Tensor, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the equations of the kernel that makes the image's gradients of a sharp one's, by least squares.
+
+        Parameters
+        ----------
+        sharp : (H, W // 2 + 1) complex tensor
+            Spectrum of the sharp image.
+        ridge : float
+            Weight of the kernel's squares; see `Search`.
+
+        Returns
+        -------
+        products, powers : (H, W // 2 + 1) tensors
+            Spectra of the products of the gradients, and of what they are to be divided by.
+        """
+        # The sum of the products of both differences: the power of the differences times the product of the images.
+        products = sharp.conj() * self._spectrum * self._roughness
+        return products, self._roughness * (sharp.real**2 + sharp.imag**2 + ridge * ROUGH) + ridge
+
+    def kernel(self, sharp: torch.Tensor, side: int, ridge: float) -> torch.Tensor:
+        """Return the solution of `normal_equations`, (side, side), its middle at shift 0."""
+        products, powers = self.normal_equations(sharp, ridge)
+        whole = torch.fft.irfft2(products / powers, s=self.size)
+        return torch.roll(whole, (side // 2, side // 2), (0, 1))[:side, :side]
 
 
 def continued(image: torch.Tensor, size: list[int]) -> torch.Tensor:
@@ -304,28 +370,6 @@ def continued(image: torch.Tensor, size: list[int]) -> torch.Tensor:
         image = torch.cat((image, torch.lerp(end, start, share))).T.contiguous()
         size = size[::-1]
     return image
-
-
-def _kernel(blurred: torch.Tensor, sharp: torch.Tensor, side: int, ridge: float) -> torch.Tensor:
-    """Return the kernel that makes the gradients of one image of those of another."""
-    return _cleaned(_least_squares(blurred, sharp, side, ridge))
-
-
-def _least_squares(blurred: torch.Tensor, sharp: torch.Tensor, side: int, ridge: float) -> torch.Tensor:
-    """Return the (side, side) that makes the gradients of one image of those of another, by least squares."""
-    products, powers = _normal_equations(blurred, sharp, ridge)
-    whole = torch.fft.irfft2(products / powers, s=blurred.shape)
-    return torch.roll(whole, (side // 2, side // 2), (0, 1))[:side, :side]
-
-
-def _normal_equations(blurred: torch.Tensor, sharp: torch.Tensor, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the spectra of these least squares: products with the gradients of the sharp image, and its power."""
-    products, powers = torch.zeros(()), ridge * (1 + ROUGH * _roughness(blurred))
-    for a, b in zip(_differences(sharp), _differences(blurred), strict=True):
-        spectrum = torch.fft.rfft2(a)
-        products = products + spectrum.conj() * torch.fft.rfft2(b)
-        powers = powers + spectrum.real**2 + spectrum.imag**2
-    return products, powers
 
 
 def _cleaned(psf: torch.Tensor) -> torch.Tensor:
@@ -366,15 +410,16 @@ def _at_first(side: int) -> torch.Tensor:
     return psf
 
 
-def _differences(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.roll(image, -1, 1) - image, torch.roll(image, -1, 0) - image
-
-
 def _roughness(image: torch.Tensor) -> torch.Tensor:
     """Return the power of both differences at the frequencies of an image."""
     down = torch.fft.fftfreq(image.shape[0], dtype=image.dtype, device=image.device)[:, None]
     across = torch.fft.rfftfreq(image.shape[1], dtype=image.dtype, device=image.device)
     return 4 * torch.sin(math.pi * down) ** 2 + 4 * torch.sin(math.pi * across) ** 2
+
+
+def _in_pairs(values: torch.Tensor) -> torch.Tensor:
+    """Return real values (h, w) twice each, (h, w, 2): as complex ones lie in memory."""
+    return values[..., None].expand(*values.shape, 2).contiguous()
 
 
 def _response(psf: torch.Tensor, size: torch.Size) -> torch.Tensor:

@@ -258,8 +258,9 @@ class FoundKernels:
             sides = [side for side in SIDES if len(truth) <= side <= min(seen.shape) // 2]
             side = sides[int(rng.random() < 0.3 and len(sides) > 1)]
             ways = [WAYS[i] for i in rng.permutation(len(WAYS))[: self.SEARCHES]]
-            best = likeliest_kernel([light], [Search(side, *way) for way in ways], self.KEPT)
-            if best is None or best.gain < least_gain(len(evidence.x)) + without - still:
+            bar = least_gain(len(evidence.x))
+            best = likeliest_kernel([light], [[Search(side, *way)] for way in ways], self.KEPT, bar)
+            if best is None or best.gain < bar + without - still:
                 return None
             psf = polished(light.luma, best.psf)
             maps = _in_view(maps_of(light.luma, evidence, best.psf, psf))
