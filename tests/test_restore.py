@@ -23,7 +23,7 @@ from ircdeblur.nets.light import (
     LinearLuma,
     evidence_for_linear_light,
     is_linear_light,
-    reblurring_evidence,
+    reblurring_misfit,
 )
 from ircdeblur.nets.methods import METHODS
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
@@ -228,11 +228,11 @@ def test_the_light_by_blurring_again():
     """In the right light the restoration explains the photograph, up to its noise; in the wrong one it does not."""
     _motion, blurred = light_cases()
     kernel = linear_motion_kernel(float(np.hypot(11, 5)), float(np.degrees(np.arctan2(5, 11))))
-    by_values, by_linear = (
-        reblurring_evidence(torch.from_numpy(image.mean(-1))[None, None].float(), kernel, 0.003) for image in blurred
-    )
-    assert by_values < -0.5
-    assert by_linear > -0.1
+    for linear, image in enumerate(blurred):
+        luma = torch.from_numpy(image.mean(-1))[None, None].float()
+        right, wrong = (reblurring_misfit(luma, kernel, 0.003, light) for light in (bool(linear), not linear))
+        assert right < 0.004  # the noise, and what the method leaves
+        assert wrong > 4 * right
 
 
 @pytest.mark.parametrize("linear", [False, True])

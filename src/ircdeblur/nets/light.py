@@ -80,11 +80,24 @@ def evidence_for_linear_light(
     evidence : float
         Logarithm, mean over the windows.
     """
-    return _gain(linear, blur) - _gain(values, blur)
+    return gain_of_blur(linear, blur) - gain_of_blur(values, blur)
 
 
-def _gain(evidence: SpectralEvidence, blur: np.ndarray | torch.Tensor) -> float:
-    """Return by how much likelier a blur makes the spectra than none; the mean over the windows."""
+def gain_of_blur(evidence: SpectralEvidence, blur: np.ndarray | torch.Tensor) -> float:
+    """Return by how much likelier a blur makes the spectra than none.
+
+    Parameters
+    ----------
+    evidence : SpectralEvidence
+        Of a photograph with n windows.
+    blur : (h, w) array or (n, 2) tensor
+        Its kernel, or the motion of each window in pixels.
+
+    Returns
+    -------
+    gain : float
+        Logarithm, mean over the windows.
+    """
     coarse = evidence.coarse
     likelihood: Callable[[SpectralEvidence, float], torch.Tensor]
     if isinstance(blur, torch.Tensor):
@@ -102,8 +115,8 @@ def _gain(evidence: SpectralEvidence, blur: np.ndarray | torch.Tensor) -> float:
     return blurred - max(float(coarse.log_likelihood(still, a).mean()) for a in EXPONENTS)
 
 
-def reblurring_evidence(luma: torch.Tensor, psf: np.ndarray, noise: float) -> float:
-    """Return by how much better a photograph is explained in linear light by a restoration that is blurred again.
+def reblurring_misfit(luma: torch.Tensor, psf: np.ndarray, noise: float, linear: bool) -> float:
+    """Return how far a photograph's restoration in some light, blurred again, is from it.
 
     In the wrong light there is no sharp picture from which the blur would make this one.
 
@@ -115,26 +128,28 @@ def reblurring_evidence(luma: torch.Tensor, psf: np.ndarray, noise: float) -> fl
         Its kernel.
     noise : float
         Standard deviation of its noise.
+    linear : bool
+        Whether the light is linear.
 
     Returns
     -------
-    evidence : float
-        Logarithm of the misfit in pixel values, over that in linear light; both are root mean squares of pixel values.
+    misfit : float
+        Root mean square of the differences, where the values are not cut off. They are measured half way between both
+        lights: those of pixel values weigh the dark most, those of linear light the bright.
     """
     rim = len(psf) // 2 + 4
     inside = (..., slice(rim, -rim), slice(rim, -rim))
-    misfits = []
-    for linear in (False, True):
-        y = srgb_to_linear(luma) if linear else luma
-        blur = UniformBlur(torch.from_numpy(psf).to(luma), boundary="extended")
-        sigma = noise * noise_in_linear_light(luma) if linear else noise
-        mask = unsaturated(y)
-        x = deconvolve(y, blur, sigma, "irc-mm", mask=mask).x.clamp(0, 1)
-        again = UniformBlur(blur.psf, boundary="reflect").A(x)
-        off = (linear_to_srgb(again.clamp(0, 1)) if linear else again) - luma
-        counts = torch.ones_like(luma) if mask is None else mask
-        misfits.append(float((off.square() * counts)[inside].sum() / counts[inside].sum().clamp(min=1)))
-    return 0.5 * math.log(max(misfits[0], 1e-12) / max(misfits[1], 1e-12))
+    y = srgb_to_linear(luma) if linear else luma
+    blur = UniformBlur(torch.from_numpy(psf).to(luma), boundary="extended")
+    sigma = noise * noise_in_linear_light(luma) if linear else noise
+    mask = unsaturated(y)
+    x = deconvolve(y, blur, sigma, "irc-mm", mask=mask).x.clamp(0, 1)
+    again = UniformBlur(blur.psf, boundary="reflect").A(x)
+    off = (linear_to_srgb(again.clamp(0, 1)) if linear else again) - luma
+    counts = steepness(luma.clamp(0, 1))
+    if mask is not None:
+        counts = counts * mask
+    return math.sqrt(float((off.square() * counts)[inside].sum() / counts[inside].sum().clamp(min=1)))
 
 
 def is_linear_light(image: torch.Tensor, blur: np.ndarray | torch.Tensor) -> bool:

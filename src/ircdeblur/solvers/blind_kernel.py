@@ -30,8 +30,10 @@ SHRINK = 0.5**0.5
 COARSEST = 5
 """About the side in pixels of the kernel in the smallest copy."""
 
-ROUNDS = 10
-"""In each size: the picture, then the kernel."""
+ROUNDS, ON_THE_WHOLE = 10, 5
+"""In each size: the picture, then the kernel; and in the last one, which takes the longest, and after which the kernel
+is polished. With ten there, twenty shaken validation photographs gained 6.91 dB in place of 7.00, and in linear light
+4.75 in place of 4.97."""
 
 STEEPER, STEEPEST = 2.8, 10.0
 """Factor by which the penalty of the splitting grows, and what it grows to. With a factor of 2 up to 1e5, as published,
@@ -128,7 +130,10 @@ class KernelSearch:
         image = PeriodicImage.of(seen, side)
         psf = self._in(side)
         done = (self.search.sizes - 1 - self.level) * ROUNDS
-        for edge in self._edges[done : done + ROUNDS]:
+        edges = self._edges[done : done + ROUNDS]
+        # Fewer rounds lead to the same last edge.
+        step = 1 if self.level else ROUNDS // ON_THE_WHOLE
+        for edge in edges[step - 1 :: step]:
             psf = _cleaned(image.kernel(image.strong_edges(psf, float(edge)), side, self.search.ridge))
         self._psf = psf
 
