@@ -34,6 +34,7 @@ from ircdeblur.nets.curved import (
     estimate_kernel,
     floor_of_kernel,
     least_gain,
+    refined_kernel,
 )
 from ircdeblur.nets.evidence import SpectralEvidence
 from ircdeblur.nets.kernel_net import POLISHED, KernelNet, KernelNetConfig
@@ -408,7 +409,7 @@ def test_the_kernel_is_corrected_twice(shaken, monkeypatch):
     once = scipy.ndimage.gaussian_filter(found, 0.5)
     expected = (found + once + scipy.ndimage.gaussian_filter(once, 0.5)) / 3
     assert alike(estimate_kernel(image, net=same).psf, expected) > 0.9999
-    assert len(shown) == CORRECTIONS == 2
+    assert len(shown) == 2 * CORRECTIONS == 4  # in either light
 
 
 def test_the_packages_kernel_net_comes_nearer(curve, shaken):
@@ -421,6 +422,29 @@ def test_the_packages_kernel_net_comes_nearer(curve, shaken):
         return 1 - ((kernel**2).sum() + (curve**2).sum() - 2 * product) / (curve**2).sum()
 
     assert share(after) > share(before) + 0.02
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_each_light_is_judged_by_the_kernel_refined_in_it(shaken, monkeypatch, linear):
+    """The light with much the smaller misfit is taken, and its kernel."""
+    kernels, judged = [], []
+
+    def refined(light, psf, net):
+        kernels.append(refined_kernel(light, psf, net))
+        return kernels[-1]
+
+    def misfit(luma, psf, noise, light):
+        judged.append((psf, light))
+        return 0.001 if light == linear else 1.0
+
+    monkeypatch.setattr("ircdeblur.nets.curved.refined_kernel", refined)
+    monkeypatch.setattr("ircdeblur.nets.curved.reblurring_misfit", misfit)
+    found = estimate_kernel(luma(shaken[1])[None, None])
+    assert [light for _, light in judged] == [False, True]
+    assert all(psf is kernel for (psf, _), kernel in zip(judged, kernels, strict=True))
+    assert not np.array_equal(*kernels)
+    assert found.linear_light == linear
+    assert found.psf is kernels[linear]
 
 
 def test_light_of_a_curved_shake(curve):
