@@ -19,17 +19,20 @@ from ircdeblur.nets.checkpoints import save_irc_net, save_motion_net
 from ircdeblur.nets.evidence import Luma, SpectralEvidence
 from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig
 from ircdeblur.nets.light import (
-    DECISIVE,
+    DOUBTFUL,
+    REBLURRED,
     LinearLuma,
+    evidence_by_reblurring,
     evidence_for_linear_light,
     is_linear_light,
     reblurring_misfit,
+    seems_linear,
 )
 from ircdeblur.nets.methods import METHODS
 from ircdeblur.nets.motion_net import MotionNet, MotionNetConfig
 from ircdeblur.nets.noise import noise_of
 from ircdeblur.nets.shrinkage_net import ShrinkageIRCNet
-from ircdeblur.operators import UniformBlur
+from ircdeblur.operators import MotionBlur, UniformBlur
 from ircdeblur.solvers.settings import Settings, unsaturated
 from ircdeblur.srgb import srgb_to_linear
 
@@ -184,7 +187,7 @@ def test_the_light_is_found():
         values, linear = spectra
         for blur in (torch.tensor([[11.0, -5.0]]).expand(len(values.x), 2), kernel):
             assert (evidence_for_linear_light(values, linear, blur) > 0) == expected
-            assert abs(evidence_for_linear_light(values, linear, blur)) > 5 * DECISIVE
+            assert abs(evidence_for_linear_light(values, linear, blur)) > DOUBTFUL[1]
         whole = torch.from_numpy(image).permute(2, 0, 1)[None].float()
         assert is_linear_light(whole, torch.from_numpy(motion)) == is_linear_light(whole, kernel) == expected
         assert not is_linear_light(whole[..., :40], kernel)  # too small to tell
@@ -226,13 +229,26 @@ def test_noise_of_a_window_in_linear_light():
 
 def test_the_light_by_blurring_again():
     """In the right light the restoration explains the photograph, up to its noise; in the wrong one it does not."""
-    _motion, blurred = light_cases()
+    motion, blurred = light_cases()
     kernel = linear_motion_kernel(float(np.hypot(11, 5)), float(np.degrees(np.arctan2(5, 11))))
+    field = torch.from_numpy(motion)
+    cases = (kernel, UniformBlur(torch.from_numpy(kernel).float())), (field, MotionBlur(field))
     for linear, image in enumerate(blurred):
         luma = torch.from_numpy(image.mean(-1))[None, None].float()
-        right, wrong = (reblurring_misfit(luma, kernel, 0.003, light) for light in (bool(linear), not linear))
-        assert right < 0.004  # the noise, and what the method leaves
-        assert wrong > 4 * right
+        for blur, operator in cases:
+            right, wrong = (reblurring_misfit(luma, operator, 0.003, light) for light in (bool(linear), not linear))
+            assert right < 0.003  # the noise of the mean of three colours is 0.0017
+            assert wrong > 3 * right
+            evidence = evidence_by_reblurring(luma, (operator, operator), 0.003)
+            assert evidence == pytest.approx((1 if linear else -1) * REBLURRED * np.log(wrong / right))
+            # It decides where the spectra leave doubts, and there alone.
+            low, high = DOUBTFUL
+            assert [seems_linear(spectra, luma, blur, 0.003) for spectra in (low, low + 1, high - 1, high)] == [
+                False,
+                bool(linear),
+                bool(linear),
+                True,
+            ]
 
 
 @pytest.mark.parametrize("linear", [False, True])

@@ -23,8 +23,9 @@ from ircdeblur.motion import from_double_angle
 from ircdeblur.nets.evidence import FLOORS as ALL_FLOORS
 from ircdeblur.nets.evidence import SMALLEST, Luma, SpectralEvidence, one_thread
 from ircdeblur.nets.kernel_net import KernelNet, corrected, maps_of
-from ircdeblur.nets.light import FLOORS, LinearLuma, gain_of_blur, reblurring_misfit
+from ircdeblur.nets.light import FLOORS, LinearLuma, evidence_by_reblurring, gain_of_blur
 from ircdeblur.nets.refine import DISCS, NATURAL_EXPONENTS
+from ircdeblur.operators import UniformBlur
 from ircdeblur.solvers.blind_kernel import KernelSearch, Search, mean_kernel, polished
 from ircdeblur.solvers.settings import estimate_noise
 
@@ -63,15 +64,12 @@ all, the one that was found among them. On twenty shaken validation photographs 
 the best shift by fractions of a pixel, was 6.68 dB without it, 7.50 by the first correction, 7.52 by the second, and
 7.50 by the mean, which lost 0.7 dB at most where the others lost 1.1 and 1.9."""
 
-REBLURRED, LINEAR = 30.0, 2.0
-"""Weight of the logarithm of the ratio of both lights' `reblurring_misfit` beside the difference of their
-`gain_of_blur`, each for the kernel refined in its light, and what both must exceed for linear light. Of 59 training
-photographs shaken along curves in either light, with noise of 0.3 to 1.5 %, 49 of those in linear light are told and
-no other is taken for such; of 15 of validation 13, and none. By the kernel that was found, the same in both lights, it
-was 43 and one, and 10 and none. A photograph that is taken for such loses 4.9 dB, one that is missed 1.7."""
-
-SAME = 1e-6
-"""Misfits below are the same: what rounding leaves of pixel values."""
+LINEAR = 2.0
+"""What the evidence of the spectra and `evidence_by_reblurring` must exceed for linear light, each light with the
+kernel refined in it. Of 59 training photographs shaken along curves in either light, with noise of 0.3 to 1.5 %, 47 of
+those in linear light are told and no other is taken for such; of 15 of validation 13, and none. By the kernel that was
+found, the same in both lights, it was 43 and one, and 10 and none. A photograph that is taken for such loses 4.9 dB,
+one that is missed 1.7."""
 
 FEW_WINDOWS, LEAST_WINDOWS = 45, 16
 """Fewer windows than the first number tell less: the bar grows as the scatter of a mean does. With fewer than the
@@ -158,9 +156,9 @@ def estimate_kernel(
     with one_thread():
         kernels = [refined_kernel(light, best.psf, net) for light in lights]
         gains = [gain_of_blur(light.evidence, psf) for light, psf in zip(lights, kernels, strict=True)]
-    misfits = [reblurring_misfit(luma, psf, noise, linear) for psf, linear in zip(kernels, (False, True), strict=True)]
-    better = math.log(max(misfits[0], SAME) / max(misfits[1], SAME))
-    linear_light = gains[1] - gains[0] + REBLURRED * better > LINEAR
+    values, linear = (UniformBlur(torch.from_numpy(psf).to(luma)) for psf in kernels)
+    reblurred = evidence_by_reblurring(luma, (values, linear), noise)
+    linear_light = gains[1] - gains[0] + reblurred > LINEAR
     psf = kernels[linear_light]
     with one_thread():
         floor = floor_of_kernel(lights[linear_light].evidence, psf, lights[0].evidence.brightest < BRIGHT)
