@@ -52,6 +52,7 @@ from ircdeblur.solvers.blind_kernel import (
     polished,
     search_kernel,
 )
+from ircdeblur.solvers.settings import estimate_noise
 from ircdeblur.srgb import linear_to_srgb, srgb_to_linear
 
 
@@ -365,7 +366,7 @@ def shifts():
 
 def test_the_tables_undo_it_as_deblur_does(shaken, curve, monkeypatch):
     blurred = shaken[1]
-    kernel = KernelEstimate(curve, False, 30.0, 0.084)
+    kernel = KernelEstimate(curve, False, 30.0, 0.084, 0.002)
     monkeypatch.setattr(restore, "kernel_of", lambda *arguments: kernel)
     result, motion, error = ircdeblur.deblur(blurred, method="irc-mm", return_motion=True, return_error=True)
     by_table = undo(blurred, Found(motion, error, kernel=kernel), "irc-mm")
@@ -435,10 +436,10 @@ def test_each_light_is_judged_by_the_kernel_refined_in_it(shaken, monkeypatch, l
 
     def misfit(luma, blur, noise, light):
         judged.append((blur.psf, light))
-        return 0.001 if light == linear else 1.0
+        return 0.1 if light == linear else 1.0
 
     monkeypatch.setattr("ircdeblur.nets.curved.refined_kernel", refined)
-    monkeypatch.setattr("ircdeblur.nets.light.reblurring_misfit", misfit)
+    monkeypatch.setattr("ircdeblur.nets.curved.reblurring_misfit", misfit)
     found = estimate_kernel(luma(shaken[1])[None, None])
     assert [light for _, light in judged] == [False, True]
     for (psf, _), kernel in zip(judged, kernels, strict=True):
@@ -446,6 +447,8 @@ def test_each_light_is_judged_by_the_kernel_refined_in_it(shaken, monkeypatch, l
     assert not np.array_equal(*kernels)
     assert found.linear_light == linear
     assert found.psf is kernels[linear]
+    noise = estimate_noise(luma(shaken[1])[None, None])
+    assert found.unexplained == pytest.approx(math.sqrt(0.1**2 - noise**2))
 
 
 def test_light_of_a_curved_shake(curve):
@@ -520,8 +523,16 @@ def test_an_uneven_kernel_is_not_believed(shaken, monkeypatch):
     assert estimate_kernel(luma(shaken[1])[None, None]) is None
 
 
-@pytest.mark.parametrize("unevenness", [0.0, 0.084, 0.228])
-def test_what_a_kernel_does_not_explain_counts_as_noise(shaken, curve, monkeypatch, unevenness):
+@pytest.mark.parametrize(
+    ("unevenness", "unexplained", "expected"),
+    [
+        (0.0, 0.0, 0.005),
+        (0.1, 0.0, math.hypot(0.005, 0.02)),
+        (0.1, 0.003, math.hypot(0.005, 0.02, 0.015)),
+        (0, 1, 0.05),
+    ],
+)
+def test_what_a_kernel_does_not_explain_counts_as_noise(shaken, curve, monkeypatch, unevenness, unexplained, expected):
     told = []
 
     def noted(y, operator, sigma, *arguments, **named):
@@ -530,11 +541,11 @@ def test_what_a_kernel_does_not_explain_counts_as_noise(shaken, curve, monkeypat
 
     run_method = restore.run_method
     monkeypatch.setattr(restore, "run_method", noted)
-    kernel = KernelEstimate(curve, False, 30.0, unevenness)
+    kernel = KernelEstimate(curve, False, 30.0, unevenness, unexplained)
     monkeypatch.setattr(restore, "kernel_of", lambda *arguments: kernel)
     ircdeblur.deblur(shaken[1], method="irc-mm")
     own = noise_of(torch.from_numpy(shaken[1]).permute(2, 0, 1)[None], kernel.psf)
-    assert told == [pytest.approx(math.sqrt(own**2 + 0.01**2 + (0.2 * unevenness) ** 2), rel=1e-5)]
+    assert told == [pytest.approx(math.hypot(own, expected), rel=1e-5)]
 
 
 @pytest.mark.parametrize("size", [(20, 30), (64, 64), (1, 1)])

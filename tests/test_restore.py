@@ -20,9 +20,7 @@ from ircdeblur.nets.evidence import Luma, SpectralEvidence
 from ircdeblur.nets.irc_net import IRCNet, IRCNetConfig
 from ircdeblur.nets.light import (
     DOUBTFUL,
-    REBLURRED,
     LinearLuma,
-    evidence_by_reblurring,
     evidence_for_linear_light,
     is_linear_light,
     reblurring_misfit,
@@ -239,8 +237,6 @@ def test_the_light_by_blurring_again():
             right, wrong = (reblurring_misfit(luma, operator, 0.003, light) for light in (bool(linear), not linear))
             assert right < 0.003  # the noise of the mean of three colours is 0.0017
             assert wrong > 3 * right
-            evidence = evidence_by_reblurring(luma, (operator, operator), 0.003)
-            assert evidence == pytest.approx((1 if linear else -1) * REBLURRED * np.log(wrong / right))
             # It decides where the spectra leave doubts, and there alone.
             low, high = DOUBTFUL
             assert [seems_linear(spectra, luma, blur, 0.003) for spectra in (low, low + 1, high - 1, high)] == [

@@ -18,7 +18,6 @@ from ircdeblur.motion import check_motion, to_double_angle, to_polar
 from ircdeblur.nets.belief import (
     doubt_of,
     misfit_noise,
-    misfit_of_kernel,
     mixing_weight,
     restoration_weight,
     unexplained,
@@ -328,7 +327,7 @@ def _restore(
     """Deconvolve one image by a kernel or a motion field."""
     belief, light = None, how.linear_light
     if isinstance(blur, KernelEstimate):
-        belief = Belief(1.0, misfit_of_kernel(blur.unevenness))
+        belief = Belief(1.0, blur.misfit)
         light = blur.linear_light if light == "auto" else light
         blur = blur.psf
     if how.strength is not None and not isinstance(blur, np.ndarray):

@@ -17,7 +17,7 @@ from ircdeblur.experiments.config import DIRECT, BlindRow
 from ircdeblur.experiments.motion_baselines import NETWORKS, load_baselines, weights_path
 from ircdeblur.metrics import psnr
 from ircdeblur.motion import to_polar
-from ircdeblur.nets.belief import doubt_of, misfit_of_kernel, mixing_weight
+from ircdeblur.nets.belief import doubt_of, mixing_weight
 from ircdeblur.nets.blind import MotionEstimate
 from ircdeblur.nets.checkpoints import (
     IRC_NETS,
@@ -316,7 +316,7 @@ def undo(
     blur: UniformBlur | MotionBlur
     if found.kernel is not None:
         blur = UniformBlur(torch.from_numpy(found.kernel.psf).to(y), boundary="extended")
-        noise = math.hypot(noise_of(y, found.kernel.psf), misfit_of_kernel(found.kernel.unevenness))
+        noise = math.hypot(noise_of(y, found.kernel.psf), found.kernel.misfit)
     else:
         motion = torch.from_numpy(np.ascontiguousarray(found.motion, np.float32)).to(y)
         blur = MotionBlur(motion, boundary="extended")

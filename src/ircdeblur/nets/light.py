@@ -168,29 +168,12 @@ def reblurring_misfit(luma: torch.Tensor, blur: UniformBlur | MotionBlur, noise:
     return math.sqrt(float(squares.sum() / counts.sum().clamp(min=1)))
 
 
-def evidence_by_reblurring(
-    luma: torch.Tensor, blurs: tuple[UniformBlur | MotionBlur, UniformBlur | MotionBlur], noise: float
-) -> float:
-    """Return by how much likelier linear light is than pixel values, as restorations tell that are blurred again.
+def evidence_of_misfits(values: float, linear: float) -> float:
+    """Return by how much likelier linear light is than pixel values, from the `reblurring_misfit` in either light.
 
-    Parameters
-    ----------
-    luma : (1, 1, H, W) tensor
-        Luminance of the photograph in [0, 1], sRGB.
-    blurs : (values, linear)
-        Its blur if it was that of pixel values, and if it was that of linear light; with the boundary "extended".
-    noise : float
-        Standard deviation of its noise.
-
-    Returns
-    -------
-    evidence : float
-        To be added to that of the spectra.
+    To be added to what the spectra say.
     """
-    values, linear = (
-        max(reblurring_misfit(luma, blur, noise, light), SAME) for blur, light in zip(blurs, (False, True), strict=True)
-    )
-    return REBLURRED * math.log(values / linear)
+    return REBLURRED * math.log(max(values, SAME) / max(linear, SAME))
 
 
 def seems_linear(spectra: float, luma: torch.Tensor, blur: np.ndarray | torch.Tensor, noise: float) -> bool:
@@ -212,7 +195,8 @@ def seems_linear(spectra: float, luma: torch.Tensor, blur: np.ndarray | torch.Te
     operator = (
         UniformBlur(torch.from_numpy(blur).to(luma)) if isinstance(blur, np.ndarray) else MotionBlur(blur.to(luma))
     )
-    return spectra + evidence_by_reblurring(luma, (operator, operator), noise) > DECISIVE
+    misfits = [reblurring_misfit(luma, operator, noise, linear) for linear in (False, True)]
+    return spectra + evidence_of_misfits(*misfits) > DECISIVE
 
 
 def is_linear_light(image: torch.Tensor, blur: np.ndarray | torch.Tensor) -> bool:
