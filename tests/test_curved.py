@@ -448,7 +448,7 @@ def test_each_light_is_judged_by_the_kernel_refined_in_it(shaken, monkeypatch, l
     assert found.linear_light == linear
     assert found.psf is kernels[linear]
     noise = estimate_noise(luma(shaken[1])[None, None])
-    assert found.unexplained == pytest.approx(math.sqrt(0.1**2 - noise**2))
+    assert found.residual == pytest.approx(math.sqrt(0.1**2 - noise**2))
 
 
 def test_light_of_a_curved_shake(curve):
@@ -524,7 +524,7 @@ def test_an_uneven_kernel_is_not_believed(shaken, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("unevenness", "unexplained", "expected"),
+    ("unevenness", "residual", "expected"),
     [
         (0.0, 0.0, 0.005),
         (0.1, 0.0, math.hypot(0.005, 0.02)),
@@ -532,7 +532,7 @@ def test_an_uneven_kernel_is_not_believed(shaken, monkeypatch):
         (0, 1, 0.05),
     ],
 )
-def test_what_a_kernel_does_not_explain_counts_as_noise(shaken, curve, monkeypatch, unevenness, unexplained, expected):
+def test_what_a_kernel_does_not_explain_counts_as_noise(shaken, curve, monkeypatch, unevenness, residual, expected):
     told = []
 
     def noted(y, operator, sigma, *arguments, **named):
@@ -541,7 +541,7 @@ def test_what_a_kernel_does_not_explain_counts_as_noise(shaken, curve, monkeypat
 
     run_method = restore.run_method
     monkeypatch.setattr(restore, "run_method", noted)
-    kernel = KernelEstimate(curve, False, 30.0, unevenness, unexplained)
+    kernel = KernelEstimate(curve, False, 30.0, unevenness, residual)
     monkeypatch.setattr(restore, "kernel_of", lambda *arguments: kernel)
     ircdeblur.deblur(shaken[1], method="irc-mm")
     own = noise_of(torch.from_numpy(shaken[1]).permute(2, 0, 1)[None], kernel.psf)

@@ -1,5 +1,7 @@
 """The public functions: kinds of images, errors, tiles, and that they restore."""
 
+import math
+
 import numpy as np
 import pytest
 import skimage.data
@@ -247,10 +249,13 @@ def test_the_light_by_blurring_again():
             ]
 
 
+@pytest.mark.parametrize("doubtful", [False, True])
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize("better", ["values", "linear"])
-def test_the_motion_is_that_of_the_right_light(linear, better):
+def test_the_motion_is_that_of_the_right_light(linear, better, doubtful, monkeypatch):
     motion, blurred = light_cases()
+    if doubtful:
+        monkeypatch.setattr("ircdeblur.nets.light.DOUBTFUL", (-math.inf, math.inf))
     luma = Luma(torch.from_numpy(blurred[linear].mean(-1))[None, None].float())
     right, wrong = (
         MotionEstimate(torch.from_numpy(factor * motion), torch.ones(256, 256), 1.0) for factor in (1.0, 0.8)

@@ -37,13 +37,13 @@ and 0.30 dB in linear light, with noise of 0.2 %; with 1 % they lost 0.04 and ga
 did not change. A real pair with little noise, whose motion is stated to be exact and is not, gains 2.9 dB with it (1.4
 dB with 0.003, 1.2 dB with 0.0015)."""
 
-UNEVEN, UNEXPLAINED = 0.2, 5.0
-"""Noise that a unit of a found kernel's unevenness stands for, and of what its restoration, blurred again, does not
-explain beyond the noise (see `ircdeblur.nets.curved.KernelEstimate`): the restoration hides most of what a wrong kernel
-does. Of 40 validation and 22 training photographs, shaken along a curve in pixel values, in linear light, and by a
-camera that turned as well, those in which a kernel was found gained 6.86, 5.42 and 3.56 dB; with 0.01 in place of
-`LEAST_MISFIT` and without the second number 6.65, 5.29 and 3.53; with `LEAST_MISFIT` and neither 6.92, 5.40, 2.94. Of
-40 more that turned by 4 px at most, with less noise, 33 gained 5.73, in place of 5.70 and 5.48."""
+UNEVEN, RESIDUAL = 0.2, 5.0
+"""Noise that a unit of a found kernel's unevenness stands for, and of its residual (see
+`ircdeblur.nets.curved.KernelEstimate`): the restoration hides most of what a wrong kernel does. Of 40 validation and 22
+training photographs, shaken along a curve in pixel values, in linear light, and by a camera that turned as well, those
+in which a kernel was found gained 6.86, 5.42 and 3.56 dB; with 0.01 in place of `LEAST_MISFIT` and without the second
+number 6.65, 5.29 and 3.53; with `LEAST_MISFIT` and neither 6.92, 5.40, 2.94. Of 40 more that turned by 4 px at most,
+with less noise, 33 gained 5.73, in place of 5.70 and 5.48."""
 
 
 def restoration_weight(length: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
@@ -118,15 +118,15 @@ def misfit_noise(total: torch.Tensor, weights: torch.Tensor, least: float | None
     return (wrong**2 + (LEAST_MISFIT if least is None else least) ** 2).sqrt()
 
 
-def misfit_of_kernel(unevenness: float, unexplained: float) -> float:
+def misfit_of_kernel(unevenness: float, residual: float) -> float:
     """Return the standard deviation of what a kernel that was found will not explain, on the [0, 1] scale.
 
     Parameters
     ----------
-    unevenness, unexplained : float
+    unevenness, residual : float
         See `ircdeblur.nets.curved.KernelEstimate`.
     """
-    return min(MAX_MISFIT, math.hypot(LEAST_MISFIT, UNEVEN * unevenness, UNEXPLAINED * unexplained))
+    return min(MAX_MISFIT, math.hypot(LEAST_MISFIT, UNEVEN * unevenness, RESIDUAL * residual))
 
 
 class Reckoned(NamedTuple):

@@ -105,21 +105,21 @@ class KernelEstimate:
     unevenness : float
         Root of the share of the power that the kernel has left where it should put it out, beyond `EVEN`: it was not
         quite the same one everywhere, or not quite this one.
-    unexplained : float
+    residual : float
         Standard deviation of what lies between the photograph and its restoration, blurred again, beyond the noise, on
-        the [0, 1] scale (see `reblurring_misfit`).
+        the [0, 1] scale (see `ircdeblur.nets.light.reblurring_misfit`).
     """
 
     psf: np.ndarray
     linear_light: bool
     evidence: float
     unevenness: float
-    unexplained: float
+    residual: float
 
     @property
     def misfit(self) -> float:
         """Noise that a restoration must reckon with for what the kernel will not explain, on the [0, 1] scale."""
-        return misfit_of_kernel(self.unevenness, self.unexplained)
+        return misfit_of_kernel(self.unevenness, self.residual)
 
 
 @torch.no_grad()
@@ -167,15 +167,15 @@ def estimate_kernel(
         kernels = [refined_kernel(light, best.psf, net) for light in lights]
         gains = [gain_of_blur(light.evidence, psf) for light, psf in zip(lights, kernels, strict=True)]
     blurs = [UniformBlur(torch.from_numpy(psf).to(luma)) for psf in kernels]
-    misfits = [reblurring_misfit(luma, blur, noise, bool(linear)) for linear, blur in enumerate(blurs)]
+    misfits = [reblurring_misfit(luma, blur, noise, light) for blur, light in zip(blurs, (False, True), strict=True)]
     linear_light = gains[1] - gains[0] + evidence_of_misfits(*misfits) > LINEAR
     psf = kernels[linear_light]
     with one_thread():
         floor = floor_of_kernel(lights[linear_light].evidence, psf, lights[0].evidence.brightest < BRIGHT)
     if floor > TOO_UNEVEN:
         return None
-    unexplained = math.sqrt(max(0.0, misfits[linear_light] ** 2 - noise**2))
-    return KernelEstimate(psf, linear_light, best.gain - rival, math.sqrt(max(0.0, floor - EVEN)), unexplained)
+    residual = math.sqrt(max(0.0, misfits[linear_light] ** 2 - noise**2))
+    return KernelEstimate(psf, linear_light, best.gain - rival, math.sqrt(max(0.0, floor - EVEN)), residual)
 
 
 def refined_kernel(light: Light, psf: np.ndarray, net: KernelNet | None) -> np.ndarray:

@@ -215,7 +215,9 @@ def is_linear_light(image: torch.Tensor, blur: np.ndarray | torch.Tensor) -> boo
     if min(image.shape[-2:]) < SMALLEST:
         return False
     luma = luminance(image if image.shape[1] in (1, 3) else image.mean(1, keepdim=True))
-    of_windows = blur = blur if isinstance(blur, np.ndarray) else blur[rows, columns].to(luma)
+    if isinstance(blur, torch.Tensor):
+        blur = blur[rows, columns].to(luma)
+    of_windows = blur
     with one_thread():
         noise = estimate_noise(luma)
         values, linear = SpectralEvidence(luma, noise), SpectralEvidence(LinearLuma(Luma(luma)), noise)
