@@ -46,7 +46,7 @@ of 0.2 to 2 %, 256 of those in linear light have more, and none of those in pixe
 the spectra alone, with a bar of 8, it was 242 and one, which had 15. Who is taken for linear light loses some 5 dB, who
 is missed some 2, less the more noise there is: 20 of the 24 have 2 %. Of forty validation photographs, each with four
 amounts of noise (``benchmarks/light.py``), 145 of 160 are told, by the spectra alone 135; three of one photograph,
-whose motion is found wrong, are taken for linear light, before four of two."""
+whose motion is found wrong, are taken for linear light, before four."""
 
 SAME = 1e-6
 """Misfits below are the same: what rounding leaves of pixel values."""
