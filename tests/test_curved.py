@@ -80,8 +80,9 @@ def alike(a, b):
 
 @pytest.fixture(autouse=True)
 def few_sides(monkeypatch):
-    """One side of kernels, which the one here needs: each takes its time."""
+    """One side of kernels, which the one here needs, and no camera that turns: each takes its time."""
     monkeypatch.setattr("ircdeblur.nets.curved.SIDES", (31,))
+    monkeypatch.setattr("ircdeblur.nets.curved.TURNING", math.inf)
 
 
 @pytest.fixture(scope="module")

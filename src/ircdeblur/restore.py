@@ -42,15 +42,19 @@ from ircdeblur.nets.noise import middle, noise_of
 from ircdeblur.nets.onnx import Runtime, check_runtime, motion_net_of
 from ircdeblur.operators import MotionBlur, UniformBlur, motion_reach
 from ircdeblur.psf import check_psf
+from ircdeblur.solvers.motion_density import MotionDensity
 from ircdeblur.solvers.settings import DEFAULTS, Settings, estimate_noise, unsaturated
 from ircdeblur.srgb import linear_to_srgb, noise_in_linear_light, srgb_to_linear
 from ircdeblur.tiles import (
+    ALIGNMENT,
+    FADE,
     Progress,
     Tile,
     available_memory,
     blend,
     check_tile,
     count_tiles,
+    middle_of_core,
     overlap_for,
     tile_side,
     working_bytes,
@@ -260,6 +264,34 @@ class _Layout:
         """Choose the tiles for a motion field."""
         return cls.choose(images, how, round(longest / 2), longest)
 
+    @classmethod
+    def for_kernel(cls, images: Images, how: _How, kernel: KernelEstimate) -> _Layout:
+        """Choose the tiles for a kernel that was found."""
+        if kernel.density is None:
+            return cls.choose(images, how, len(kernel.psf) // 2, 0.0)
+        side, overlap = tiles_for(kernel.density, images.shape)
+        most = cls.choose(images, how, overlap, 0.0).side
+        return cls(side if most is None or side is None else min(side, most), overlap)
+
+
+SAME_KERNEL = 0.75
+"""By how many pixels kernels may differ across a tile, as the standard deviation over the places of the camera."""
+
+
+def tiles_for(density: MotionDensity, shape: tuple[int, int]) -> tuple[int | None, int]:
+    """Return side and overlap of tiles so small that one kernel will do in each; no side for the whole picture."""
+    overlap = FADE // 2 + density.reach(shape)
+    core = SAME_KERNEL / max(density.turn, 1e-9)
+    if core >= max(shape):
+        return None, overlap
+    side = 2 * overlap + max(ALIGNMENT, math.floor(core / ALIGNMENT) * ALIGNMENT)
+    return (None if side >= max(shape) else side), overlap
+
+
+def kernel_in(density: MotionDensity, window: tuple[slice, slice], shape: tuple[int, int], overlap: int) -> np.ndarray:
+    """Return the kernel in the middle of what a tile of a picture counts for."""
+    return density.kernel(*(middle_of_core(s, n, overlap) for s, n in zip(window, shape, strict=True)))
+
 
 def _reach_of(field: _Field, shape: tuple[int, int]) -> tuple[int, int]:
     """Return how many rows and columns the blur of a field reads around a pixel."""
@@ -325,11 +357,11 @@ def _restore(
     progress: Progress | None,
 ) -> None:
     """Deconvolve one image by a kernel or a motion field."""
-    belief, light = None, how.linear_light
+    belief, light, density = None, how.linear_light, None
     if isinstance(blur, KernelEstimate):
         belief = Belief(1.0, blur.misfit)
         light = blur.linear_light if light == "auto" else light
-        blur = blur.psf
+        density, blur = blur.density, blur.psf
     if how.strength is not None and not isinstance(blur, np.ndarray):
         belief = belief_in(blur, images.shape)
         if belief.share < SPECK:
@@ -346,7 +378,7 @@ def _restore(
     sigma *= noise_in_linear_light(images.sample(index, WHOLE_PIXELS)) if linear_light else 1.0
     uniform, field = None, None
     if isinstance(blur, np.ndarray):
-        uniform = UniformBlur(torch.from_numpy(blur).to(images.device, torch.float32), boundary="extended")
+        uniform = _uniform(blur, images)
     else:
         field = blur
     # All tiles have the margin of the whole picture: see `ircdeblur.tiles` on where they start.
@@ -370,6 +402,8 @@ def _restore(
         else:
             assert uniform is not None
             operator = uniform
+            if density is not None:
+                operator = _uniform(kernel_in(density, (rows, columns), images.shape, layout.overlap), images)
             weight = how.strength
         if linear_light:
             y = srgb_to_linear(y.clamp(0, 1))
@@ -385,6 +419,10 @@ def _restore(
         return sharp if weight is None else given + weight * (sharp - given)
 
     blend(window, put, images.shape, layout.side, layout.overlap, progress)
+
+
+def _uniform(psf: np.ndarray, images: Images) -> UniformBlur:
+    return UniformBlur(torch.from_numpy(psf).to(images.device, torch.float32), boundary="extended")
 
 
 def _of_batch(progress: Progress | None, index: int, images: Images) -> Progress | None:
@@ -622,8 +660,7 @@ def _deblur(
     if kernel is None:
         _restore(images, index, found, _Layout.for_field(images, how, found.longest), how, put, restored)
     else:
-        layout = _Layout.choose(images, how, len(kernel.psf) // 2, 0.0)
-        _restore(images, index, kernel, layout, how, put, restored)
+        _restore(images, index, kernel, _Layout.for_kernel(images, how, kernel), how, put, restored)
     return found, kernel
 
 
@@ -654,7 +691,10 @@ def kernel_of(
     pixels = images.window(index, rows, columns).clamp(0, 1)
     planes = to_double_angle(found.window(rows, columns)[0]).permute(2, 0, 1).to(pixels)
     luma = luminance(pixels if pixels.shape[1] in (1, 3) else pixels.mean(1, keepdim=True))
-    return estimate_kernel(luma, planes, net or _kernel_net())
+    kernel = estimate_kernel(luma, planes, net or _kernel_net())
+    if kernel is None or kernel.density is None:
+        return kernel
+    return dataclasses.replace(kernel, density=kernel.density.moved(rows.start, columns.start))
 
 
 @torch.no_grad()

@@ -160,6 +160,13 @@ def count_tiles(shape: tuple[int, int], tile: int | None, overlap: int = OVERLAP
     return 1 if tile is None else math.prod(len(strips(n, tile, overlap)) for n in shape)
 
 
+def middle_of_core(window: slice, length: int, overlap: int) -> float:
+    """Return the middle of what a tile counts for, along one axis: at the picture's borders it has no neighbours."""
+    first = window.start + (overlap if window.start > 0 else 0)
+    stop = min(window.stop, length) - (overlap if window.stop < length else 0)
+    return (first + stop - 1) / 2
+
+
 def overlap_for(reach: int) -> int:
     """Return the overlap for a blur that reads so many pixels to each side: longer blurs are felt farther from borders.
 

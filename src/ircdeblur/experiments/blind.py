@@ -41,11 +41,14 @@ from ircdeblur.restore import (
     belief_in,
     estimate_motion,
     is_sure,
+    kernel_in,
     kernel_of,
     resolve_device,
+    tiles_for,
 )
 from ircdeblur.solvers.settings import DEFAULTS, deconvolve, unsaturated
 from ircdeblur.srgb import linear_to_srgb, noise_in_linear_light, srgb_to_linear
+from ircdeblur.tiles import blend
 
 CONSOLIDATIONS = {"refined": "picture", "raw": "none"}
 """What `estimate_motion` is asked to make of Motion-Net's answers."""
@@ -332,12 +335,31 @@ def undo(
     mask = unsaturated(y)
     if mask is not None and not mask.any():
         return image.clip(0, 1)
-    if net is None:
-        settings = DEFAULTS[method]
-        settings = settings if known else replace(settings, prior=settings.prior * BLIND_PRIOR)
-        sharp = deconvolve(y, blur, noise, method, settings, mask).x
+
+    def restored(y: torch.Tensor, blur: UniformBlur | MotionBlur, mask: torch.Tensor | None) -> torch.Tensor:
+        if net is None:
+            settings = DEFAULTS[method]
+            settings = settings if known else replace(settings, prior=settings.prior * BLIND_PRIOR)
+            return deconvolve(y, blur, noise, method, settings, mask).x
+        return net(y, blur, noise, None if everywhere else doubt_of(error[None].to(y)), mask)
+
+    density = None if found.kernel is None else found.kernel.density
+    if density is None:
+        sharp = restored(y, blur, mask)
     else:
-        sharp = net(y, blur, noise, None if everywhere else doubt_of(error[None].to(y)), mask)
+        shape = (y.shape[-2], y.shape[-1])
+        side, overlap = tiles_for(density, shape)
+        sharp = torch.empty_like(y)
+
+        def window(rows: slice, columns: slice) -> torch.Tensor:
+            part = y[..., rows, columns]
+            psf = kernel_in(density, (rows, columns), shape, overlap)
+            return restored(part, UniformBlur(torch.from_numpy(psf).to(part), boundary="extended"), unsaturated(part))
+
+        def put(rows: slice, finished: torch.Tensor) -> None:
+            sharp[..., rows, :] = finished
+
+        blend(window, put, shape, side, overlap)
     sharp = linear_to_srgb(sharp.clamp(0, 1)) if linear_light else sharp
     change = sharp[0].permute(1, 2, 0).cpu().numpy() - image
     return (image + weight[..., None] * change).clip(0, 1).astype(np.float32)

@@ -431,10 +431,20 @@ class SpectralEvidence:
         return torch.cat(found).view(-1, count)
 
     def kernel_power(self, psf: np.ndarray) -> torch.Tensor:
-        """Return the power (k, sectors, 1) that a kernel (h, w) leaves of each frequency."""
-        down, along = self._waves(psf.shape)
-        response = ((psf @ along) * down).sum(0)
-        return torch.from_numpy(np.square(np.abs(response))).to(self._power).view(-1, SECTORS, 1)
+        """Return the power that a kernel leaves of each frequency.
+
+        Parameters
+        ----------
+        psf : (h, w) or (n, h, w) array
+            The kernel, or that in each window.
+
+        Returns
+        -------
+        power : (k, sectors, 1 or n) tensor
+        """
+        down, along = self._waves(psf.shape[-2:])
+        response = ((psf.reshape(-1, *psf.shape[-2:]) @ along) * down).sum(-2)
+        return torch.from_numpy(np.square(np.abs(response)).T).to(self._power).view(-1, SECTORS, len(response))
 
     def kernel_slopes(self, psf: np.ndarray, exponent: float) -> np.ndarray:
         """Return where in a kernel there should be more and where less, by the spectra of all windows together.
@@ -479,11 +489,11 @@ class SpectralEvidence:
         return down, along
 
     def log_likelihood_of_power(self, power: torch.Tensor, exponent: float) -> torch.Tensor:
-        """Return the log-likelihood (n,) of every window if all were blurred by one kernel.
+        """Return the log-likelihood (n,) of every window if kernels blurred them.
 
         Parameters
         ----------
-        power : (k, sectors, 1) tensor
+        power : (k, sectors, 1 or n) tensor
             What `kernel_power` returns for the same windows and frequencies.
         exponent : float
             By which the power of the scene falls.

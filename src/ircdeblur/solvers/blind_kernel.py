@@ -126,7 +126,7 @@ class KernelSearch:
         side = max(3, round(self.search.side * scale) // 2 * 2 + 1) if self.level else self.search.side
         seen = self._luma
         if self.level:
-            seen = _resized(seen, [max(side, round(n * scale)) for n in seen.shape])
+            seen = resized(seen, [max(side, round(n * scale)) for n in seen.shape])
         image = PeriodicImage.of(seen, side)
         psf = self._in(side)
         done = (self.search.sizes - 1 - self.level) * ROUNDS
@@ -144,7 +144,7 @@ class KernelSearch:
     def _in(self, side: int) -> torch.Tensor:
         if self._psf is None:
             return _at_first(side).to(self._luma)
-        return self._psf if len(self._psf) == side else _cleaned(_resized(self._psf, [side, side]))
+        return self._psf if len(self._psf) == side else _cleaned(resized(self._psf, [side, side]))
 
 
 def search_kernel(luma: torch.Tensor, search: Search) -> torch.Tensor:
@@ -446,5 +446,6 @@ def _response(psf: torch.Tensor, size: torch.Size) -> torch.Tensor:
     return torch.fft.rfft2(torch.roll(whole, [-(n // 2) for n in psf.shape], (0, 1)))
 
 
-def _resized(image: torch.Tensor, size: list[int]) -> torch.Tensor:
+def resized(image: torch.Tensor, size: list[int]) -> torch.Tensor:
+    """Return an image (h, w) in another size, without aliasing."""
     return F.interpolate(image[None, None], size=size, mode="bicubic", antialias=True, align_corners=False)[0, 0]
