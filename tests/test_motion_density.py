@@ -8,17 +8,20 @@ import scipy.ndimage
 import scipy.optimize
 import scipy.signal
 import skimage.data
+import skimage.io
 import skimage.transform
 import torch
 
 import ircdeblur
 from ircdeblur import restore
+from ircdeblur.app import cli
 from ircdeblur.data.known_blur import shake_kernel
 from ircdeblur.experiments.blind import Found, undo
 from ircdeblur.metrics import psnr
 from ircdeblur.nets.checkpoints import load_kernel_net
 from ircdeblur.nets.curved import KernelEstimate, estimate_kernel
 from ircdeblur.nets.evidence import SpectralEvidence
+from ircdeblur.psf import kernel_sheet, middle_kernel
 from ircdeblur.restore import kernel_in, tiles_for
 from ircdeblur.solvers import motion_density
 from ircdeblur.solvers.motion_density import REACH, DensitySearch, MotionDensity
@@ -231,7 +234,9 @@ def test_the_search_finds_how_the_camera_turned(shaken):
 def test_a_turning_camera_is_found_and_undone(shaken, monkeypatch):
     monkeypatch.setattr("ircdeblur.nets.curved.SIDES", (31,))
     sharp, blurred = shaken
-    result, psf = ircdeblur.deblur(blurred, return_psf=True)
+    result, kernels = ircdeblur.deblur(blurred, return_psf=True)
+    assert kernels.shape[:2] == (3, 3)
+    assert ircdeblur.estimate_psf(blurred) is None  # there is not one for all
     monkeypatch.setattr("ircdeblur.nets.curved.TURNING", math.inf)
     even = ircdeblur.deblur(blurred)
 
@@ -242,7 +247,8 @@ def test_a_turning_camera_is_found_and_undone(shaken, monkeypatch):
 
     assert best(result) > best(blurred) + 2
     assert best(result) > best(even) + 1
-    assert alike(psf, shake().kernel(149.5, 199.5)) > 0.8
+    for row, column, kernel in ((49.5, 199.5, kernels[0, 1]), (149.5, 199.5, kernels[1, 1])):
+        assert alike(kernel, shake().kernel(row, column)) > 0.8
 
 
 def test_a_shake_that_does_not_turn_stays_so(scene, monkeypatch):
@@ -287,6 +293,31 @@ def test_the_tables_undo_it_as_deblur_does(shaken, monkeypatch):
     result, motion, error = ircdeblur.deblur(shaken[1], method="irc-mm", return_motion=True, return_error=True)
     by_table = undo(shaken[1], Found(motion, error, kernel=kernel), "irc-mm")
     np.testing.assert_allclose(by_table, result.clip(0, 1), atol=1e-5)
+
+
+def test_a_sheet_of_kernels():
+    kernels = np.arange(1.0, 1 + 2 * 3 * 5 * 5).reshape(2, 3, 5, 5)
+    sheet = kernel_sheet(kernels)
+    assert sheet.shape == (11, 17)
+    np.testing.assert_array_equal(sheet[6:, 12:], kernels[1, 2])
+    assert not sheet[5].any()
+    assert not sheet[:, 11].any()
+    np.testing.assert_array_equal(middle_kernel(kernels), kernels[1, 1])
+    for same in (kernel_sheet, middle_kernel):
+        np.testing.assert_array_equal(same(kernels[0, 0]), kernels[0, 0])
+
+
+def test_from_the_command_line(shaken, tmp_path, capsys, monkeypatch):
+    density = shake()
+    kernel = KernelEstimate(density.kernel(149.5, 199.5), False, 30.0, 0.0, 0.0, density)
+    monkeypatch.setattr(restore, "kernel_of", lambda *arguments: kernel)
+    skimage.io.imsave(tmp_path / "photo.png", (shaken[1] * 255).round().astype(np.uint8))
+    names = [str(tmp_path / name) for name in ("photo.png", "sharp.png", "report.html")]
+    assert cli.main(["deblur", names[0], "-o", names[1], "--report", names[2], "--method", "irc-mm"]) == 0
+    assert "a curved path of a camera that turned, of " in "".join(capsys.readouterr())
+    page = (tmp_path / "report.html").read_text()
+    assert "of a camera that turned" in page
+    assert "Blur kernels over the picture, enlarged" in page
 
 
 def test_noise_is_never_a_turning_camera():

@@ -49,6 +49,20 @@ def check_psf(psf: Any) -> np.ndarray:
     return (array / array.sum()).astype(np.float32)
 
 
+def middle_kernel(kernels: np.ndarray) -> np.ndarray:
+    """Return a kernel (h, w), or of those of a grid of places (n, m, h, w) the one in the middle."""
+    return kernels if kernels.ndim == 2 else kernels[kernels.shape[0] // 2, kernels.shape[1] // 2]
+
+
+def kernel_sheet(kernels: np.ndarray) -> np.ndarray:
+    """Return a kernel (h, w), or those of a grid of places (n, m, h, w) beside each other, an empty line between."""
+    if kernels.ndim == 2:
+        return kernels
+    n, m, h, w = kernels.shape
+    apart = np.pad(kernels, ((0, 0), (0, 0), (0, 1), (0, 1)))
+    return apart.transpose(0, 2, 1, 3).reshape(n * (h + 1), m * (w + 1))[:-1, :-1]
+
+
 def read_psf(path: str | Path) -> np.ndarray:
     """Read a blur kernel: a picture (``.png``, ``.tif``), ``.npy``, or ``.mat`` (its first two-dimensional array).
 

@@ -425,6 +425,19 @@ def _uniform(psf: np.ndarray, images: Images) -> UniformBlur:
     return UniformBlur(torch.from_numpy(psf).to(images.device, torch.float32), boundary="extended")
 
 
+PLACES = 3
+"""Along each axis, at which the kernels of a camera that turned are returned."""
+
+
+def _kernels_of(kernel: KernelEstimate | None, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return what `deblur` does of a kernel that was undone: (h, h), or (3, 3, h, h) of a camera that turned."""
+    if kernel is None or kernel.density is None:
+        return None if kernel is None else kernel.psf
+    rows, columns = np.meshgrid(*((np.arange(PLACES) + 0.5) * n / PLACES - 0.5 for n in shape), indexing="ij")
+    kernels = kernel.density.kernels(rows.ravel(), columns.ravel())
+    return kernels.reshape(PLACES, PLACES, *kernels.shape[1:])
+
+
 def _of_batch(progress: Progress | None, index: int, images: Images) -> Progress | None:
     """Return what reports the work on one image of a batch."""
     if progress is None:
@@ -623,7 +636,7 @@ def estimate_psf(
     for index in range(len(images)):
         found = _estimate(images, index, str(motion_net), "picture", False, None, runtime)
         kernel = kernel_of(images, index, found, net)
-        kernels.append(None if kernel is None else kernel.psf)
+        kernels.append(None if kernel is None or kernel.density is not None else kernel.psf)
     return kernels if images.is_batch else kernels[0]
 
 
@@ -724,8 +737,8 @@ def deblur(
 
     The motion is estimated (`estimate_motion`), then undone; the networks know how uncertain it is, the solvers take a
     stronger prior than a known motion would need. Where no straight motions explain the picture, a curved path is
-    looked for that is the same all over (`estimate_psf`), and undone in their place. Where the picture did not move, or
-    where its motion is too uncertain, it stays as it is.
+    looked for that is the same all over (`estimate_psf`), or that of a camera that turned as well, and undone in their
+    place. Where the picture did not move, or where its motion is too uncertain, it stays as it is.
 
     Parameters
     ----------
@@ -748,7 +761,7 @@ def deblur(
     kernel_net : path, optional
         As for `estimate_psf`.
     return_psf : bool
-        Return the kernel of a curved path too, last.
+        Return the kernel of a curved path too, last, or those of a camera that turned.
     linear_light : bool or "auto"
         As for `deconvolve`; here the picture decides unless you do.
     method, noise, irc_net, tile, device, runtime, channel_axis
@@ -764,8 +777,10 @@ def deblur(
         Only with `return_motion`: see `estimate_motion`.
     error : (H, W) or (B, H, W) float32
         Only with `return_error`: pixels.
-    psf : (h, h) float64 array or None
-        Only with `return_psf`: the kernel that was undone, None where it was the motion field. Of a batch a list.
+    psf : (h, h) or (3, 3, h, h) float64 array, or None
+        Only with `return_psf`: the kernel that was undone; where the camera turned, and kernels differ from place to
+        place, those in the middles of three by three parts of the picture; None where it was the motion field. Of a
+        batch a list.
     """
     check_method(method, irc_net)
     _check_noise(noise)
@@ -789,7 +804,7 @@ def deblur(
         put = functools.partial(result.put, index)
         steps = _of_batch(progress, index, images)
         found, kernel = _deblur(images, index, how, str(motion_net), consolidation, path, corrector, put, steps)
-        kernels.append(None if kernel is None else kernel.psf)
+        kernels.append(_kernels_of(kernel, images.shape))
         if return_motion or return_error:
             field, error = _motion_array(found, images, motion_step)
             motions.append(field)

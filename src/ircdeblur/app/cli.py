@@ -347,7 +347,8 @@ def deblur(
     """Undo motion blur, whatever it is.
 
     How each pixel moved is estimated first. Where no straight motions explain a photograph, a curved path is looked
-    for that is the same all over. Where it did not move, or where that is uncertain, it stays as it is.
+    for that is the same all over, or of a camera that turned. Where it did not move, or where that is uncertain, it
+    stays as it is.
     """
     _check_number("--strength", strength, 0.0, 1.0)
     sigma, side, light = _noise(noise), _tile(tile), _light(linear_light)

@@ -62,8 +62,8 @@ class Result(NamedTuple):
         What to say about it.
     error : (H, W) array or None
         Expected error of the motion, if it was estimated.
-    kernel : (h, w) array or None
-        The kernel of a uniform blur, known or found.
+    kernel : (h, w) or (n, m, h, w) array, or None
+        The kernel of a uniform blur, known or found, or kernels of a grid of places where the camera turned.
     """
 
     pixels: np.ndarray
@@ -141,13 +141,18 @@ class Deblurring:
 
 
 def describe_kernel(psf: np.ndarray) -> str:
-    """Say in one line what a kernel is that was found: how far its path reaches.
+    """Say in one line what a kernel is that was found, or kernels (n, m, h, w) are: how far the path reaches.
 
     What has less than a hundredth of its largest value is no part of a path.
     """
     import numpy as np
 
-    height, width = (int(np.ptp(places)) + 1 for places in np.nonzero(psf > 0.01 * psf.max()))
+    from ircdeblur.psf import middle_kernel
+
+    kernel = middle_kernel(psf)
+    height, width = (int(np.ptp(places)) + 1 for places in np.nonzero(kernel > 0.01 * kernel.max()))
+    if psf.ndim == 4:
+        return f"a curved path of a camera that turned, of {width} x {height} px in the middle"
     return f"a curved path, the same all over, of {width} x {height} px"
 
 

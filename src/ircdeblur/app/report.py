@@ -104,8 +104,8 @@ class Entry(NamedTuple):
         Estimated or given motion in pixels.
     error : (H, W) array or None
         Expected error of each vector in pixels; None where the motion was given.
-    kernel : (h, w) array or None
-        The kernel, where one was given or found in place of a motion.
+    kernel : (h, w) or (n, m, h, w) array, or None
+        The kernel, where one was given or found in place of a motion; those of a grid of places if the camera turned.
     """
 
     photo: Photo
@@ -268,7 +268,9 @@ def _figures(entry: Entry) -> dict[str, object]:
     if entry.kernel is not None:
         # A motion that was estimated beside it was not undone.
         source = "given" if entry.motion is None else "found, of a curved path"
-        figures["kernel"] = f"{entry.kernel.shape[1]} x {entry.kernel.shape[0]}, {source}"
+        figures["kernel"] = f"{entry.kernel.shape[-1]} x {entry.kernel.shape[-2]}, {source}"
+        if entry.kernel.ndim == 4:
+            figures["kernel"] = f"{figures['kernel']} of a camera that turned"
     elif entry.motion is not None:
         found = summarize(entry.motion, entry.error)
         if found.length is None:
@@ -309,13 +311,15 @@ def _is_linear(entry: Entry) -> bool:
 
 
 def _blurred(entry: Entry) -> tuple[torch.Tensor, np.ndarray | torch.Tensor]:
-    """Return a photograph (1, C, H, W), and its motion or kernel."""
+    """Return a photograph (1, C, H, W), and its motion or kernel, that of the middle if there are several."""
     import torch
+
+    from ircdeblur.psf import middle_kernel
 
     x = torch.from_numpy(entry.photo.pixels)
     x = (x[..., None] if x.ndim == 2 else x).permute(2, 0, 1)[None]
     if entry.kernel is not None:
-        return x, entry.kernel
+        return x, middle_kernel(entry.kernel)
     assert entry.motion is not None
     return x, torch.from_numpy(entry.motion)
 
@@ -419,7 +423,10 @@ def _drawings(entry: Entry, side: int) -> list[str]:
             ("Blur kernels", draw_kernels(pixels, entry.motion, entry.error)),
         ]
     if entry.kernel is not None:
-        shown.append(("Blur kernel, enlarged", _enlarged_kernel(entry.kernel)))
+        from ircdeblur.psf import kernel_sheet
+
+        title = "Blur kernel, enlarged" if entry.kernel.ndim == 2 else "Blur kernels over the picture, enlarged"
+        shown.append((title, _enlarged_kernel(kernel_sheet(entry.kernel))))
     if not shown:
         return []
     items = (f'<div><h3>{title}</h3>{_picture(drawing, side)} alt="{title}"></div>' for title, drawing in shown)

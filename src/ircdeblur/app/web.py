@@ -543,7 +543,7 @@ def _footer(limits: Limits) -> str:
     text = (
         f"Photographs are deleted after {KEEP_SECONDS / 60:.0f} minutes, and when the server stops. "
         f"Up to {limits.pixels / 1e6:g} megapixels and {limits.bytes / 1e6:g} MB. "
-        f"Straight motions are undone, and curved shakes that are the same all over; lenses out of focus are not."
+        f"Straight motions are undone, and curved shakes of a camera, also one that turns; lenses out of focus are not."
     )
     return f'<footer class="foot"><p>{text}</p></footer>'
 

@@ -137,8 +137,8 @@ class Outcome:
         Its motion field in pixels; None for a known kernel.
     error : (H, W) array or None
         Expected error of an estimated motion in pixels.
-    kernel : (h, w) array or None
-        The known kernel.
+    kernel : (h, w) or (n, m, h, w) array, or None
+        The kernel that was known or found; those of a grid of places if the camera turned.
     headline, text : str
         What happened: in a few words, and in one or two sentences.
     """
@@ -382,7 +382,8 @@ def _blind(photo: Photo, order: Order, follow: Progress) -> Outcome:
         progress=_tiles(follow),
     )
     if psf is not None:
-        text = f"No straight motions explain the picture, but one kernel does: {describe_kernel(psf)}. It was undone."
+        what = "one kernel does" if psf.ndim == 2 else "a turning camera does"
+        text = f"No straight motions explain the picture, but {what}: {describe_kernel(psf)}. It was undone."
         return Outcome(sharp, True, None, None, psf, "A curved shake", text)
     found, kind = summarize(motion, error), explain_blur(photo.pixels, motion)
     changed = not np.array_equal(sharp, photo.pixels)
@@ -550,6 +551,7 @@ def save_outcome(outcome: Outcome, photo: Photo, folder: Path) -> Saved:
         If the files cannot be written.
     """
     from ircdeblur.plots import draw_confidence, draw_kernel, draw_kernels, draw_motion
+    from ircdeblur.psf import kernel_sheet
 
     place = Path(folder, secrets.token_hex(16))
     try:
@@ -567,7 +569,7 @@ def save_outcome(outcome: Outcome, photo: Photo, folder: Path) -> Saved:
         if motion is not None and error is not None:
             files["confidence"] = write("confidence.png", _png(draw_confidence(pixels, motion, error)))
         if outcome.kernel is not None:
-            files["kernels"] = write("kernel.png", _png(draw_kernel(outcome.kernel)))
+            files["kernels"] = write("kernel.png", _png(draw_kernel(kernel_sheet(outcome.kernel))))
         before = write("before.jpg", preview(pixels, photo))
         after = write("after.jpg", preview(outcome.pixels, photo)) if outcome.changed else before
         notes = list(photo.notes)
