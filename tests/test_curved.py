@@ -82,7 +82,7 @@ def alike(a, b):
 def few_sides(monkeypatch):
     """One side of kernels, which the one here needs, and no camera that turns: each takes its time."""
     monkeypatch.setattr("ircdeblur.nets.curved.SIDES", (31,))
-    monkeypatch.setattr("ircdeblur.nets.curved.TURNING", math.inf)
+    monkeypatch.setattr("ircdeblur.nets.curved.UNTURNED", math.inf)
 
 
 @pytest.fixture(scope="module")

@@ -237,7 +237,7 @@ def test_a_turning_camera_is_found_and_undone(shaken, monkeypatch):
     result, kernels = ircdeblur.deblur(blurred, return_psf=True)
     assert kernels.shape[:2] == (3, 3)
     assert ircdeblur.estimate_psf(blurred) is None  # there is not one for all
-    monkeypatch.setattr("ircdeblur.nets.curved.TURNING", math.inf)
+    monkeypatch.setattr("ircdeblur.nets.curved.UNTURNED", math.inf)
     even = ircdeblur.deblur(blurred)
 
     def best(image):

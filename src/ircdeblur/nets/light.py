@@ -88,8 +88,8 @@ def evidence_for_linear_light(
     ----------
     values, linear : SpectralEvidence
         Of its luminance, and of its `LinearLuma`.
-    blur : (h, w) or (n, h, w) array, or (n, 2) tensor
-        Its kernel, the kernel in each window, or the motion there in pixels.
+    blur : (h, w) array or (n, 2) tensor
+        Its kernel, or the motion of each window in pixels.
 
     Returns
     -------
@@ -106,8 +106,8 @@ def gain_of_blur(evidence: SpectralEvidence, blur: np.ndarray | torch.Tensor) ->
     ----------
     evidence : SpectralEvidence
         Of a photograph with n windows.
-    blur : (h, w) or (n, h, w) array, or (n, 2) tensor
-        Its kernel, the kernel in each window, or the motion there in pixels.
+    blur : (h, w) array or (n, 2) tensor
+        Its kernel, or the motion of each window in pixels.
 
     Returns
     -------
