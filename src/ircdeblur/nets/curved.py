@@ -147,7 +147,7 @@ class KernelEstimate:
 def estimate_kernel(
     luma: torch.Tensor, motion: torch.Tensor | None = None, net: KernelNet | None = None
 ) -> KernelEstimate | None:
-    """Estimate the kernel of a photograph that was blurred by the same one all over.
+    """Estimate the kernel of a photograph that was blurred by the same one all over, or those of a camera that turned.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def estimate_kernel(
     Returns
     -------
     estimate : KernelEstimate or None
-        None if something else explains the photograph as well, if the kernel seems not to be the same everywhere, or if
+        None if something else explains the photograph as well, if what was found leaves too much of the spectra, or if
         the photograph is too small to tell.
     """
     shape = (luma.shape[-2], luma.shape[-1])
