@@ -1,6 +1,7 @@
 """Cameras that turn while they shake: their density, the kernels it makes, the search for it, and `deblur` with it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from ircdeblur.app import cli
 from ircdeblur.data.known_blur import shake_kernel
 from ircdeblur.experiments.blind import Found, undo
 from ircdeblur.metrics import psnr
+from ircdeblur.nets.blind import MotionEstimate
 from ircdeblur.nets.checkpoints import load_kernel_net
 from ircdeblur.nets.curved import KernelEstimate, estimate_kernel
 from ircdeblur.nets.evidence import SpectralEvidence
@@ -179,6 +181,27 @@ def test_what_is_weak_or_an_island_is_dropped():
     cleaned = grid.cleaned(weights[grid.free])
     assert np.count_nonzero(cleaned.weights) == 3
     np.testing.assert_array_equal(cleaned.weights[5, 3:6, 3], 1)
+
+
+def test_something_is_left_of_a_density():
+    """Where the least squares answer with nothing, or with dust, the weights before stay."""
+    grid = motion_density._Grid.of_kernel(np.ones((9, 9)), 1.0)
+    dust = np.zeros(grid.free.shape)
+    dust[::2, ::2, ::2] = grid.free[::2, ::2, ::2]  # each alone has less than `SPECKLE` of the sum
+    assert dust.sum() > 1 / motion_density.SPECKLE
+    for values in (np.zeros(grid.free.sum()), dust[grid.free]):
+        np.testing.assert_array_equal(grid.cleaned(values).weights, grid.weights)
+
+
+def test_of_a_large_picture_the_middle_tells(monkeypatch):
+    """The density that is found there turns about the middle of the whole."""
+    density = shake()
+    monkeypatch.setattr("ircdeblur.nets.noise.SIDE", 200)
+    found = KernelEstimate(density.kernel(99.5, 99.5), False, 30.0, 0.0, 0.0, replace(density, middle=(99.5, 99.5)))
+    monkeypatch.setattr(restore, "estimate_kernel", lambda luma, *others: found if luma.shape[-1] == 200 else None)
+    images = restore.Images(np.zeros((300, 421), np.float32), torch.device("cpu"), -1)
+    field = MotionEstimate(torch.zeros(300, 421, 2), torch.zeros(300, 421), 0.0)
+    assert restore.kernel_of(images, 0, field).density.middle == (149.5, 209.5)
 
 
 def test_a_grid_is_enlarged_about_its_middle():

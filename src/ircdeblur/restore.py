@@ -266,11 +266,11 @@ class _Layout:
 
     @classmethod
     def for_kernel(cls, images: Images, how: _How, kernel: KernelEstimate) -> _Layout:
-        """Choose the tiles for a kernel that was found."""
+        """Choose the tiles for a kernel that was found; those of a camera that turned take tiles in any case."""
         if kernel.density is None:
             return cls.choose(images, how, len(kernel.psf) // 2, 0.0)
         side, overlap = tiles_for(kernel.density, images.shape)
-        most = cls.choose(images, how, overlap, 0.0).side
+        most = cls.choose(images, how, kernel.density.reach(images.shape), 0.0).side
         return cls(side if most is None or side is None else min(side, most), overlap)
 
 

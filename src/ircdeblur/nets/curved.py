@@ -3,9 +3,9 @@
 Hands do not move along straight lines. A long curved shake looks to Motion-Net like a short motion, or none. Edges tell
 its kernel (`ircdeblur.solvers.blind_kernel`), best in the light that was blurred, so pixel values and linear light are
 both tried; and the spectra (`ircdeblur.nets.evidence`), which no single search looks at, tell which searches go on and
-whether to believe the outcome. The likeliest of many is chosen by what then judges it: the bar allows for that. What is
-believed Kernel-Net corrects, in the light that explains the photograph better. Where that kernel is not the same all
-over, or not believed, the camera may have turned, too (`ircdeblur.solvers.motion_density`).
+whether to believe the outcome. The likeliest of many is chosen by what then judges it: the bar allows for that. Before
+that Kernel-Net corrects it, in the light that explains the photograph better; and where it is not the same all over the
+camera may have turned, too (`ircdeblur.solvers.motion_density`).
 """
 
 from __future__ import annotations

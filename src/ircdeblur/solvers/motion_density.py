@@ -169,6 +169,11 @@ class DensitySearch:
     level : int
         How many times the copy that was looked at last was shrunk by `SHRINK`: one more than in the first look before
         that, 0 at the end.
+
+    Raises
+    ------
+    RuntimeError
+        By `go_on` at the end, by `density` before the first look.
     """
 
     def __init__(self, luma: torch.Tensor, psf: np.ndarray, noise: float) -> None:
@@ -271,7 +276,7 @@ class _Grid:
         return cls(weights / weights.sum(), free, turns, scale)
 
     def cleaned(self, values: np.ndarray) -> _Grid:
-        """Return it with other weights where it is free, without what is weak or an island."""
+        """Return it with other weights, without what is weak or an island; as it is if nothing is left."""
         weights = np.zeros_like(self.weights)
         weights[self.free] = values
         weights[weights < WEAK * weights.max()] = 0
@@ -279,7 +284,8 @@ class _Grid:
         each = np.arange(count + 1)
         lost = ndimage.sum_labels(weights, island, each) < SPECKLE * weights.sum()
         lost |= ndimage.maximum(weights, island, each) < LOW * weights.max()
-        return replace(self, weights=np.where(lost[island], 0, weights))
+        weights[lost[island]] = 0
+        return replace(self, weights=weights) if weights.any() else self
 
     @property
     def half(self) -> int:
