@@ -96,11 +96,11 @@ left up to 0.2, and in the 4 to 48 of 88 windows without lamps 0.015 at most."""
 WORTH, UNTURNED = 0.2, 0.004
 """Share of the bar from which on a kernel is worth being refined, and the floor (see `floor_of_kernel`) up to which the
 camera did not turn, as its kernel is the same all over. Of 31 sharp training photographs one had as much as the first;
-of 34 curved shakes half had no more than the second, and none of these was clearly likelier by turns."""
+of 36 curved shakes 16 had no more than the second, and none of these was likelier by turns."""
 
 CLEARLY, CLEARER = 5.0, 0.06
 """By which a camera that turned must be likelier than the same kernel all over, and by which share of what that is
-likelier than no blur: it has more freedom. Of these 34 two passed, which gained 3 and 4 dB more by it."""
+likelier than no blur: it has more freedom. Of these 36 two passed, which gained 3 and 4 dB more by it."""
 
 TURNED_MISFIT = 0.02
 """Noise that a restoration reckons with beside what is there, for a camera that turned, on the [0, 1] scale. Five
