@@ -21,8 +21,17 @@ from ircdeblur.experiments.blind import Found, undo
 from ircdeblur.metrics import psnr
 from ircdeblur.nets.blind import MotionEstimate
 from ircdeblur.nets.checkpoints import load_kernel_net
-from ircdeblur.nets.curved import KernelEstimate, estimate_kernel
+from ircdeblur.nets.curved import (
+    FoundKernel,
+    KernelEstimate,
+    Light,
+    _Picture,
+    _turned,
+    estimate_kernel,
+    refined_density,
+)
 from ircdeblur.nets.evidence import SpectralEvidence
+from ircdeblur.nets.kernel_net import KernelNet
 from ircdeblur.psf import kernel_sheet, middle_kernel
 from ircdeblur.restore import kernel_in, tiles_for
 from ircdeblur.solvers import motion_density
@@ -90,6 +99,30 @@ def test_kernels_are_those_of_all_places_together():
     rim = (len(kernels[1]) - len(same)) // 2
     np.testing.assert_allclose(kernels[1], np.pad(same, rim))
     assert density.reach((300, 400)) + 1 >= len(kernels[0]) // 2
+
+
+def test_a_density_follows_from_its_kernels():
+    """Places with and without weight, of which the true ones make the kernels."""
+    lattice = np.stack(np.meshgrid(*[np.arange(-2.0, 3)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    places = lattice[:, :2] + 0.3, lattice[:, 2] * 0.01, (149.5, 199.5)
+    true = np.zeros(len(lattice))
+    true[[7, 31, 62, 88, 120]] = 0.1, 0.3, 0.2, 0.15, 0.25
+    rows, columns = (n.ravel() for n in np.meshgrid((75, 150, 225), (100, 200, 300)))
+    kernels = MotionDensity(true, *places).kernels(rows, columns)
+    found = MotionDensity(np.full(len(lattice), 1 / len(lattice)), *places).like(rows, columns, kernels)
+    assert found.weights.min() > 0
+    assert len(found.weights) == len(found.turns) == len(found.shifts) < len(lattice)
+    again = np.zeros(len(lattice))
+    for weight, shift, turn in zip(found.weights, found.shifts, found.turns, strict=True):
+        off = np.abs(places[0] - shift).sum(1) + np.abs(places[1] - turn)
+        assert off.min() == 0
+        again[off.argmin()] = weight
+    # The steps towards the least squares end where they change the cost by a few billionths.
+    np.testing.assert_allclose(again, true, atol=0.02)
+    nothing = np.zeros_like(kernels)
+    nothing[:, 0, 0] = 1  # where none of the places is
+    one = MotionDensity(np.ones(1), np.zeros((1, 2)), np.zeros(1), (149.5, 199.5))
+    np.testing.assert_array_equal(one.like(rows, columns, nothing).weights, 1)
 
 
 def test_a_density_of_a_larger_picture():
@@ -218,6 +251,27 @@ def test_a_grid_is_enlarged_about_its_middle():
     assert large.turns @ large.weights.sum((1, 2)) == pytest.approx(0, abs=1e-9)
 
 
+def test_spectra_of_a_part(shaken):
+    """Each window is as likely as among all of them."""
+    evidence = SpectralEvidence(luma(shaken[1])[None, None], 0.005)
+    evidence.coarse  # what was computed for all must not be taken for the part's  # noqa: B018
+    rows, columns = slice(40, 260), slice(0, 330)
+    part = evidence.within(rows, columns)
+    kept = (evidence.y >= 40) & (evidence.y < 260) & (evidence.x < 330)
+    assert 0 < len(part.x) == kept.sum() < len(kept)
+    assert part.shape[0] * part.shape[1] == len(part.x)
+    np.testing.assert_array_equal(part.x, evidence.x[kept])
+    np.testing.assert_array_equal(part.brightest, evidence.brightest[kept])
+    psf = shake().kernel(149.5, 199.5)
+    # Few windows are looked at on all frequencies, many on some of them.
+    for whole, looked in ((evidence, part), (evidence.coarse, part.coarse)):
+        looked._arrange(whole_lattice := (1, 1, 2))
+        whole._arrange(whole_lattice)
+        likely = (e.log_likelihood_of_power(e.kernel_power(psf), 2.0) for e in (looked, whole))
+        mine, all_of_them = likely
+        torch.testing.assert_close(mine, all_of_them[torch.from_numpy(kept)])
+
+
 def test_power_of_a_kernel_in_each_window(shaken):
     evidence = SpectralEvidence(luma(shaken[1])[None, None], 0.005)
     kernels = shake().kernels(evidence.y, evidence.x)
@@ -252,6 +306,79 @@ def test_the_search_finds_how_the_camera_turned(shaken):
     without = [alike(middle, b) for b in true.kernels(rows, columns)]
     assert np.mean(correlated) > np.mean(without) + 0.05
     assert min(correlated) > 0.85
+
+
+def test_places_around_a_density():
+    """Each of the found ones is there with its weight, and all that are up to two steps away with none."""
+    image = torch.from_numpy(np.random.default_rng(3).random((90, 100))).float()
+    psf = np.zeros((9, 9))
+    psf[4, 2:7] = 1 / 5
+    search = DensitySearch(image, psf, 0.01)
+    while search.level:
+        search.go_on()
+    found, more = search.density(), search.density(2)
+    np.testing.assert_array_equal(more.weights[more.weights > 0], found.weights)
+    np.testing.assert_allclose(more.turns[more.weights > 0], found.turns, atol=1e-12)
+    steps = np.abs(more.shifts[:, None] - found.shifts).max(-1)
+    assert steps.min(1).max() == pytest.approx(2)
+    alone = MotionDensity(found.weights, found.shifts, found.turns, found.middle)
+    np.testing.assert_allclose(more.kernel(10, 20), np.pad(alone.kernel(10, 20), 2), atol=1e-9)
+
+
+def inner(kernel, side):
+    """The middle of a kernel, or a kernel with a rim of 0."""
+    kernel = np.pad(kernel, side)
+    first = (len(kernel) - side) // 2
+    return kernel[first : first + side, first : first + side]
+
+
+def test_kernels_are_corrected_part_by_part(shaken, monkeypatch):
+    """A network that knows the true kernel of each part turns another density into the true one; one that leaves
+    kernels as they are leaves the density."""
+    blurred, density = luma(shaken[1]), shake()
+    light = Light(blurred, SpectralEvidence(blurred[None, None], 0.005), 0.0)
+    corners = [(0, 0), (0, 100), (0, 200), (75, 0), (75, 100), (75, 200), (150, 0), (150, 100), (150, 200)]
+    true = density.kernels(*np.array([(top + 74.5, left + 99.5) for top, left in corners]).T)
+    asked = []
+
+    def shown(part, evidence, found, polished):
+        top, left = corners[len(asked) // 2]
+        assert torch.equal(part, blurred[top : top + 150, left : left + 200])
+        assert ((evidence.y >= top) & (evidence.y < top + 150)).all()
+        assert ((evidence.x >= left) & (evidence.x < left + 200)).all()
+        asked.append(polished)
+        return polished
+
+    monkeypatch.setattr("ircdeblur.nets.curved.maps_of", shown)
+    monkeypatch.setattr("ircdeblur.nets.curved.corrected_in_place", lambda net, maps: maps)
+    same = refined_density(light, density, KernelNet())
+    assert len(asked) == 18
+    np.testing.assert_allclose(inner(same.kernel(75, 100), 25), inner(density.kernel(75, 100), 25), atol=2e-3)
+
+    asked.clear()
+    monkeypatch.setattr("ircdeblur.nets.curved.corrected_in_place", lambda net, maps: true[(len(asked) - 1) // 2])
+    wrong = replace(density, weights=np.linspace(0, 2 / 40, 40)[::-1])
+    better = refined_density(light, wrong, KernelNet())
+    # The mean of the one that was found and two that are true.
+    expected = replace(wrong, weights=(wrong.weights + 2 * density.weights) / 3).centred()
+    corrected, meant, before = (inner(d.kernel(75, 100), 25) for d in (better, expected, wrong.centred()))
+    assert np.abs(corrected - meant).sum() < 0.2 * np.abs(before - meant).sum()
+
+
+def test_the_likelier_of_several_searches_is_taken(shaken, monkeypatch):
+    """Whatever their order is: the cost of edges is far too large in one of them."""
+    blurred = luma(shaken[1])
+    light = Light(blurred, SpectralEvidence(blurred[None, None], 0.005), 0.0)
+    picture, best = _Picture(blurred[None, None], 0.005, [light, light]), FoundKernel(9.0, shake().kernel(149.5, 199.5))
+    found = []
+    for edges in (((2e-3, 3e-4),), ((2e-3, 3e-4), (3e-1, 3e-1)), ((3e-1, 3e-1), (2e-3, 3e-4)), ((3e-1, 3e-1),)):
+        monkeypatch.setattr("ircdeblur.nets.curved.EDGES", edges)
+        found.append(_turned(picture, best, False, None))
+    first, *both, bad = found
+    assert bad.likelihood < first.likelihood - 5
+    for same in both:
+        assert same.likelihood == first.likelihood
+        np.testing.assert_array_equal(same.density.weights, first.density.weights)
 
 
 def test_a_turning_camera_is_found_and_undone(shaken, monkeypatch):

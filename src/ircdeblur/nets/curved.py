@@ -24,12 +24,12 @@ from ircdeblur.motion import from_double_angle
 from ircdeblur.nets.belief import misfit_of_kernel
 from ircdeblur.nets.evidence import FLOORS as ALL_FLOORS
 from ircdeblur.nets.evidence import SMALLEST, Luma, SpectralEvidence, one_thread
-from ircdeblur.nets.kernel_net import KernelNet, corrected, maps_of
+from ircdeblur.nets.kernel_net import KernelNet, corrected, corrected_in_place, maps_of
 from ircdeblur.nets.light import FLOORS, LinearLuma, evidence_of_misfits, gain_of_blur, reblurring_misfit
 from ircdeblur.nets.refine import DISCS, NATURAL_EXPONENTS
 from ircdeblur.operators import UniformBlur
 from ircdeblur.solvers.blind_kernel import KernelSearch, Search, mean_kernel, polished
-from ircdeblur.solvers.motion_density import DensitySearch, MotionDensity
+from ircdeblur.solvers.motion_density import AROUND, EDGES, DensitySearch, MotionDensity
 from ircdeblur.solvers.settings import estimate_noise
 
 SIDES = (25, 45, 81)
@@ -187,7 +187,7 @@ def estimate_kernel(
     picture = _Picture(luma, noise, lights)
     found = even = _same_all_over(picture, best, net)
     if even.floor > UNTURNED:
-        turned = _turned(picture, best, even.linear_light)
+        turned = _turned(picture, best, even.linear_light, net)
         if turned.likelihood >= even.likelihood + max(CLEARLY, CLEARER * even.likelihood):
             found = turned
     if found.likelihood < rival + bar or found.floor > TOO_UNEVEN:
@@ -205,6 +205,30 @@ def refined_kernel(light: Light, psf: np.ndarray, net: KernelNet | None) -> np.n
     for _ in range(CORRECTIONS):
         kernels.append(corrected(net, maps_of(light.luma, light.evidence, psf, kernels[-1])))
     return mean_kernel(kernels)
+
+
+def refined_density(light: Light, density: MotionDensity, net: KernelNet) -> MotionDensity:
+    """Return a density whose kernels are those of another one, corrected each by what its part of the photograph says.
+
+    Parameters
+    ----------
+    light : Light
+        The photograph.
+    density : MotionDensity
+        What was found, and the places around where there may be more.
+    net : KernelNet
+        What corrects kernels; it has seen none of a camera that turned.
+    """
+    tops, lefts = ([slice(n * k // 4, n * k // 4 + n // 2) for k in range(3)] for n in light.luma.shape)
+    parts = [(rows, columns) for rows in tops for columns in lefts]
+    down, right = np.array([[(pixels.start + pixels.stop - 1) / 2 for pixels in part] for part in parts]).T
+    wanted = []
+    for part, kernel in zip(parts, density.kernels(down, right), strict=True):
+        luma, evidence, kernels = light.luma[part], light.evidence.within(*part), [kernel]
+        for _ in range(CORRECTIONS):
+            kernels.append(corrected_in_place(net, maps_of(luma, evidence, kernel, kernels[-1])))
+        wanted.append(np.mean(kernels, 0))
+    return density.like(down, right, np.stack(wanted)).centred()
 
 
 class _Picture(NamedTuple):
@@ -251,18 +275,27 @@ def _same_all_over(picture: _Picture, best: FoundKernel, net: KernelNet | None) 
     return _Explanation(psf, linear_light, likelihood, _floor(picture, psf, linear_light), misfits[linear_light])
 
 
-def _turned(picture: _Picture, best: FoundKernel, linear_light: bool) -> _Explanation:
+def _turned(picture: _Picture, best: FoundKernel, linear_light: bool, net: KernelNet | None) -> _Explanation:
     """Explain a photograph by a camera that turned while it moved, from the kernel that was found, in some light."""
-    light, found = picture.lights[linear_light], []
-    with one_thread():
-        search = DensitySearch(light.luma, best.psf, picture.noise)
+    light = picture.lights[linear_light]
+
+    def judged(density: MotionDensity) -> tuple[float, MotionDensity, np.ndarray]:
+        kernels = density.kernels(light.evidence.y, light.evidence.x)
+        return _gain(light, kernels), density, kernels
+
+    def found(edges: tuple[float, float]) -> tuple[float, MotionDensity, np.ndarray]:
+        """Search in one way, and return the likelier density of the last two copies, refined if there is a network."""
+        search, densities = DensitySearch(light.luma, best.psf, picture.noise, edges), []
         while search.level:
             search.go_on()
             if search.level < 2:
-                density = search.density()
-                kernels = density.kernels(light.evidence.y, light.evidence.x)
-                found.append((_gain(light, kernels), density, kernels))
-    likelihood, density, kernels = max(found, key=lambda f: f[0])
+                densities.append(judged(search.density(0 if net is None else AROUND)))
+        likeliest = max(densities, key=lambda d: d[0])
+        return likeliest if net is None else judged(refined_density(light, likeliest[1], net))
+
+    workers = max(1, torch.get_num_threads())
+    with one_thread(), ThreadPoolExecutor(workers) as pool:
+        likelihood, density, kernels = max(pool.map(found, EDGES), key=lambda d: d[0])
     # Restored and blurred again is the middle, where the kernel is nearly the same.
     rows, columns = (slice(n // 4, n - n // 4) for n in picture.luma.shape[-2:])
     psf = density.kernel(*density.middle)

@@ -277,7 +277,7 @@ class SpectralEvidence:
             gain = torch.stack([read.noise_gain(*place)[0, 0, :-1, :-1] for place in places])
             self._noisier = (gain * taper).square().sum((-2, -1))
         self._spectra = (power(dx) + power(dy)).flatten(1).T
-        self._arrange(lattice or (ALL if len(self.x) < MANY else FINE))
+        self._arrange(lattice)
 
     @cached_property
     def coarse(self) -> SpectralEvidence:
@@ -295,6 +295,22 @@ class SpectralEvidence:
         other._copies = {}
         if "coarse" in vars(self):
             vars(other)["coarse"] = other if self.coarse is self else self.coarse.with_floor(floor)
+        return other
+
+    def within(self, rows: slice, columns: slice) -> SpectralEvidence:
+        """Return the spectra of those windows alone whose centres lie in a part of the picture."""
+        down, right = (
+            (centres >= pixels.start) & (centres < pixels.stop)
+            for centres, pixels in ((self._rows, rows), (self._columns, columns))
+        )
+        kept = np.outer(down, right).ravel()
+        other = copy.copy(self)
+        vars(other).pop("coarse", None)
+        other.shape = (int(down.sum()), int(right.sum()))
+        other._rows, other._columns = self._rows[down], self._columns[right]
+        other.x, other.y, other.brightest = self.x[kept], self.y[kept], self.brightest[kept]
+        other._noisier, other._spectra = self._noisier[kept], self._spectra[:, kept]
+        other._arrange()
         return other
 
     def with_noise(self, noise: float) -> SpectralEvidence:
@@ -337,8 +353,9 @@ class SpectralEvidence:
         leaked = length**2 / (3 * self._side**2)
         return float(np.median(leaked + apart * (growth / length**2 + HIGHEST**2 / 3 * turn)))
 
-    def _arrange(self, lattice: tuple[int, int, int]) -> None:
+    def _arrange(self, lattice: tuple[int, int, int] | None = None) -> None:
         """Choose frequencies, and bring their powers into an array (k, sectors, n)."""
+        lattice = lattice or (ALL if len(self.x) < MANY else FINE)
         self._at = at = _frequencies(self._side, lattice, self._spectra.dtype, self._spectra.device)
         self._power = self._spectra.new_zeros(*at.gain.shape[:2], self._spectra.shape[1])
         self._power[at.place] = self._spectra[at.index]

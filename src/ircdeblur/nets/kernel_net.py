@@ -155,8 +155,14 @@ def _slopes(evidence: SpectralEvidence, psf: np.ndarray) -> np.ndarray:
     return looked.kernel_slopes(psf, exponent)
 
 
-@torch.no_grad()
 def corrected(net: KernelNet, maps: torch.Tensor) -> np.ndarray:
     """Return the network's kernel, (side, side), centred on its mean to a pixel; the polished one if none is left."""
+    return centred(corrected_in_place(net, maps))
+
+
+@torch.no_grad()
+def corrected_in_place(net: KernelNet, maps: torch.Tensor) -> np.ndarray:
+    """Return the network's kernel, (side, side), of sum 1, not moved; the polished one if none is left."""
     kernel = net(maps[None])[0]
-    return centred((kernel if kernel.any() else maps[POLISHED]).double().numpy())
+    kernel = (kernel if kernel.any() else maps[POLISHED]).double().numpy()
+    return kernel / kernel.sum()
