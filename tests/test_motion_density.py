@@ -272,6 +272,32 @@ def test_spectra_of_a_part(shaken):
         torch.testing.assert_close(mine, all_of_them[torch.from_numpy(kept)])
 
 
+def test_a_search_goes_on_from_a_density(shaken):
+    """On the grid of a copy it makes the same kernels, but for what the grid's steps blur; a turn beyond the grid's end
+    lies there. The search then looks at that copy first."""
+    density, diagonal = shake(), math.hypot(300, 400) / 2
+    grid = motion_density._Grid.of_density(density, 1.0, diagonal)
+    turn, i, j = np.nonzero(grid.weights)
+    middle = grid.weights.shape[-1] // 2
+    shifts = np.stack((i - middle, j - middle), 1).astype(float)
+    same = MotionDensity(grid.weights[turn, i, j], shifts, grid.turns[turn] / diagonal, density.middle)
+    # Sharing places among those around changes no mean of theirs.
+    assert same.weights.sum() == pytest.approx(1)
+    np.testing.assert_allclose(same.weights @ same.shifts, 0, atol=1e-9)
+    assert same.weights @ same.turns == pytest.approx(0, abs=1e-9)
+    assert same.turn == pytest.approx(density.turn, rel=0.02)
+    assert alike(same.kernel(30, 40), density.kernel(30, 40)) > 0.98
+    assert (grid.free >= (grid.weights > 0)).all()
+    far = replace(density, turns=np.full(40, 2 * REACH / diagonal))
+    assert motion_density._Grid.of_density(far, 1.0, diagonal).weights[-1].sum() == pytest.approx(1)
+
+    search = DensitySearch(luma(shaken[1]), density, 0.005, level=0)
+    assert search.level == 1
+    search.go_on()
+    assert search.level == 0
+    assert alike(search.density().kernel(30, 40), density.kernel(30, 40)) > 0.9
+
+
 def test_power_of_a_kernel_in_each_window(shaken):
     evidence = SpectralEvidence(luma(shaken[1])[None, None], 0.005)
     kernels = shake().kernels(evidence.y, evidence.x)

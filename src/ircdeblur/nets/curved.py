@@ -102,6 +102,10 @@ CLEARLY, CLEARER = 5.0, 0.06
 """By which a camera that turned must be likelier than the same kernel all over, and by which share of what that is
 likelier than no blur: it has more freedom. Of these 36 two passed, which gained 3 and 4 dB more by it."""
 
+AGAIN = 1
+"""Level of the copy from which on a density is looked for once more, after it was refined. Sixteen training photographs
+gained 5.4 dB by that, 5.25 if it was refined at the end alone."""
+
 TURNED_MISFIT = 0.02
 """Noise that a restoration reckons with beside what is there, for a camera that turned, on the [0, 1] scale. Five
 training photographs gained 5.6, 5.7, 5.8 and 5.9 dB with 0.005, 0.01, 0.02 and 0.03."""
@@ -277,21 +281,27 @@ def _same_all_over(picture: _Picture, best: FoundKernel, net: KernelNet | None) 
 
 def _turned(picture: _Picture, best: FoundKernel, linear_light: bool, net: KernelNet | None) -> _Explanation:
     """Explain a photograph by a camera that turned while it moved, from the kernel that was found, in some light."""
-    light = picture.lights[linear_light]
+    light, around = picture.lights[linear_light], 0 if net is None else AROUND
 
     def judged(density: MotionDensity) -> tuple[float, MotionDensity, np.ndarray]:
         kernels = density.kernels(light.evidence.y, light.evidence.x)
         return _gain(light, kernels), density, kernels
 
+    def refined(density: MotionDensity) -> MotionDensity:
+        return density if net is None else refined_density(light, density, net)
+
     def found(edges: tuple[float, float]) -> tuple[float, MotionDensity, np.ndarray]:
-        """Search in one way, and return the likelier density of the last two copies, refined if there is a network."""
-        search, densities = DensitySearch(light.luma, best.psf, picture.noise, edges), []
+        """Search in one way, refine what is found before the last copies, look at those once more, and refine again."""
+        search = DensitySearch(light.luma, best.psf, picture.noise, edges)
+        while search.level > AGAIN:
+            search.go_on()
+        early = refined(search.density(around))
+        search, later = DensitySearch(light.luma, early, picture.noise, edges, AGAIN), []
         while search.level:
             search.go_on()
-            if search.level < 2:
-                densities.append(judged(search.density(0 if net is None else AROUND)))
-        likeliest = max(densities, key=lambda d: d[0])
-        return likeliest if net is None else judged(refined_density(light, likeliest[1], net))
+            later.append(judged(search.density(around)))
+        late = refined(max(later, key=lambda d: d[0])[1])
+        return max(judged(early), judged(late), key=lambda d: d[0])
 
     workers = max(1, torch.get_num_threads())
     with one_thread(), ThreadPoolExecutor(workers) as pool:

@@ -191,12 +191,14 @@ class DensitySearch:
     ----------
     luma : (H, W) float tensor
         In [0, 1].
-    psf : (side, side) array
-        A kernel that was found for the whole photograph; the camera does not turn, to begin with.
+    start : (side, side) array or MotionDensity
+        A kernel that was found for the whole photograph, of a camera that does not turn to begin with, or a density.
     noise : float
         Standard deviation of the photograph's noise.
     edges : (float, float)
         Costs of an edge, as one of `EDGES`.
+    level : int
+        Of the copy that is looked at first.
 
     Attributes
     ----------
@@ -211,10 +213,16 @@ class DensitySearch:
     """
 
     def __init__(
-        self, luma: torch.Tensor, psf: np.ndarray, noise: float, edges: tuple[float, float] = EDGES[0]
+        self,
+        luma: torch.Tensor,
+        start: np.ndarray | MotionDensity,
+        noise: float,
+        edges: tuple[float, float] = EDGES[0],
+        level: int = max(ROUNDS),
     ) -> None:
-        self.level = max(ROUNDS) + 1
-        self._luma, self._psf = luma.cpu(), psf
+        self.level = level + 1
+        self._luma, self._start = luma.cpu(), start
+        self._diagonal = math.hypot(*luma.shape) / 2
         self._ridge = float(np.clip(RIDGE[1] * (noise / NOISY) ** 2, *RIDGE))
         self._edges = np.geomspace(*edges, sum(ROUNDS.values()))
         self._grid: _Grid | None = None
@@ -226,7 +234,12 @@ class DensitySearch:
         self.level -= 1
         scale = SHRINK**self.level
         luma = resized(self._luma, [round(n * scale) for n in self._luma.shape]) if self.level else self._luma
-        grid = _Grid.of_kernel(self._psf, scale) if self._grid is None else self._grid.enlarged(scale)
+        if self._grid is not None:
+            grid = self._grid.enlarged(scale)
+        elif isinstance(self._start, MotionDensity):
+            grid = _Grid.of_density(self._start, scale, self._diagonal)
+        else:
+            grid = _Grid.of_kernel(self._start, scale)
         picture = _WindowedPicture(luma, grid)
         before = sum(n for level, n in ROUNDS.items() if level > self.level)
         weights = grid.weights[grid.free]
@@ -248,7 +261,7 @@ class DensitySearch:
         return MotionDensity(
             grid.weights[turn, down, right],
             np.stack((down - half, right - half), -1) / grid.scale,
-            grid.turns[turn] / grid.scale / (math.hypot(height, width) / 2),
+            grid.turns[turn] / grid.scale / self._diagonal,
             ((height - 1) / 2, (width - 1) / 2),
         ).centred()
 
@@ -289,6 +302,22 @@ class _Grid:
         weights[len(turns) // 2] = small
         around = ndimage.binary_dilation(small > WEAK * small.max(), np.ones((3, 3)), AROUND)
         return cls._trimmed(weights, np.broadcast_to(around, weights.shape), turns, scale)
+
+    @classmethod
+    def of_density(cls, density: MotionDensity, scale: float, diagonal: float) -> _Grid:
+        """Return a density, each of its places shared among the eight around, for half a diagonal in pixels."""
+        turns, shifts = cls._turns(scale), density.shifts * scale
+        half = math.ceil(float(np.abs(shifts).max())) + 1
+        turn = (density.turns * diagonal * scale - turns[0]) / (turns[1] - turns[0])
+        place = np.column_stack((turn.clip(0, len(turns) - 1), shifts + half))
+        first = np.floor(place).astype(int)
+        weights = np.zeros((len(turns) + 1, 2 * half + 1, 2 * half + 1))
+        for corner in np.ndindex(2, 2, 2):
+            share = np.abs(1 - np.array(corner) - (place - first)).prod(1)
+            np.add.at(weights, tuple((first + corner).T), density.weights * share)
+        weights = weights[:-1]  # where a turn of the last place would have had its share
+        free = ndimage.binary_dilation(weights > FAINT * weights.max(), np.ones((3, 3, 3)))
+        return cls._trimmed(weights, free, turns, scale)
 
     def enlarged(self, scale: float) -> _Grid:
         """Return it for a larger copy."""
