@@ -252,24 +252,29 @@ def test_a_grid_is_enlarged_about_its_middle():
 
 
 def test_spectra_of_a_part(shaken):
-    """Each window is as likely as among all of them."""
+    """Each window is as likely as among all of them, on the same frequencies."""
     evidence = SpectralEvidence(luma(shaken[1])[None, None], 0.005)
-    evidence.coarse  # what was computed for all must not be taken for the part's  # noqa: B018
-    rows, columns = slice(40, 260), slice(0, 330)
-    part = evidence.within(rows, columns)
+    of_all = evidence.coarse  # is kept there, and must not be taken for the part's
+    part = evidence.within(slice(40, 260), slice(0, 330))
     kept = (evidence.y >= 40) & (evidence.y < 260) & (evidence.x < 330)
     assert 0 < len(part.x) == kept.sum() < len(kept)
     assert part.shape[0] * part.shape[1] == len(part.x)
     np.testing.assert_array_equal(part.x, evidence.x[kept])
     np.testing.assert_array_equal(part.brightest, evidence.brightest[kept])
     psf = shake().kernel(149.5, 199.5)
-    # Few windows are looked at on all frequencies, many on some of them.
-    for whole, looked in ((evidence, part), (evidence.coarse, part.coarse)):
-        looked._arrange(whole_lattice := (1, 1, 2))
-        whole._arrange(whole_lattice)
-        likely = (e.log_likelihood_of_power(e.kernel_power(psf), 2.0) for e in (looked, whole))
-        mine, all_of_them = likely
-        torch.testing.assert_close(mine, all_of_them[torch.from_numpy(kept)])
+    for some, whole in ((part, evidence), (part.coarse, of_all)):
+        for looked in (some, whole):
+            looked._arrange((1, 1, 2))
+        mine, theirs = (e.log_likelihood_of_power(e.kernel_power(psf), 2.0) for e in (some, whole))
+        torch.testing.assert_close(mine, theirs[torch.from_numpy(kept)])
+
+
+def test_a_part_without_a_window_has_the_nearest():
+    """A strip has one row of windows, whose centres lie in its middle."""
+    evidence = SpectralEvidence(torch.rand(1, 1, 79, 400, generator=torch.Generator().manual_seed(0)), 0.01)
+    part = evidence.within(slice(40, 79), slice(0, 200))
+    assert evidence.shape[0] == part.shape[0] == 1
+    np.testing.assert_array_equal(part.x, evidence.x[evidence.x < 200])
 
 
 def test_a_search_goes_on_from_a_density(shaken):
@@ -347,8 +352,7 @@ def test_places_around_a_density():
     np.testing.assert_allclose(more.turns[more.weights > 0], found.turns, atol=1e-12)
     steps = np.abs(more.shifts[:, None] - found.shifts).max(-1)
     assert steps.min(1).max() == pytest.approx(2)
-    alone = MotionDensity(found.weights, found.shifts, found.turns, found.middle)
-    np.testing.assert_allclose(more.kernel(10, 20), np.pad(alone.kernel(10, 20), 2), atol=1e-9)
+    np.testing.assert_allclose(more.kernel(10, 20), np.pad(found.kernel(10, 20), 2), atol=1e-9)
 
 
 def inner(kernel, side):

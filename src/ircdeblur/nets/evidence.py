@@ -204,6 +204,14 @@ def _frequencies(side: int, lattice: tuple[int, int, int], dtype: torch.dtype, d
     )
 
 
+def _inside(centres: np.ndarray, pixels: slice) -> np.ndarray:
+    """Return which centres (n,) lie among some pixels: the nearest one if none does."""
+    inside = (centres >= pixels.start) & (centres < pixels.stop)
+    if not inside.any():
+        inside[np.abs(centres - (pixels.start + pixels.stop - 1) / 2).argmin()] = True
+    return inside
+
+
 class SpectralEvidence:
     """Power spectra of windows of one photograph, and how likely motions make them.
 
@@ -298,11 +306,14 @@ class SpectralEvidence:
         return other
 
     def within(self, rows: slice, columns: slice) -> SpectralEvidence:
-        """Return the spectra of those windows alone whose centres lie in a part of the picture."""
-        down, right = (
-            (centres >= pixels.start) & (centres < pixels.stop)
-            for centres, pixels in ((self._rows, rows), (self._columns, columns))
-        )
+        """Return the spectra of those windows alone whose centres lie in a part of the picture, or nearest to it.
+
+        Parameters
+        ----------
+        rows, columns : slice
+            Pixels of the part, with a start and a stop.
+        """
+        down, right = _inside(self._rows, rows), _inside(self._columns, columns)
         kept = np.outer(down, right).ravel()
         other = copy.copy(self)
         vars(other).pop("coarse", None)
